@@ -1,0 +1,60 @@
+"""minivit: Vision Transformers and adversarial machine learning from first principles.
+
+    import minivit as mv
+
+    train, test = mv.data.load("digits")
+    model = mv.models.ViT(image_size=8, patch_size=2, channels=1, embed_dim=64, depth=4, num_heads=4, num_classes=10)
+    mv.train.fit(model, train, test, epochs=20)
+    result = mv.attacks.pgd(model, test.images, test.labels, eps=0.15)
+
+The source is meant to be read, in this order, which is also the order of its imports: `backend` (arrays and devices),
+`io`, `autograd` (derivatives), `checking` (are they right?), `nn`, `models` (the Vision Transformer), `data`, `train`,
+`attacks`, `defenses`, `viz`, `bench`, `cli`.
+
+Importing minivit loads NumPy and nothing else; each room is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# public name -> where it lives: (module, attribute), or (module, None) for a module
+_PUBLIC: dict[str, tuple[str, str | None]] = {
+    "Tensor": ("minivit.autograd", "Tensor"),
+    "grad": ("minivit.autograd", "grad"),
+    "no_grad": ("minivit.autograd", "no_grad"),
+    "op": ("minivit.autograd", "op"),
+    "checkpoint": ("minivit.autograd", "checkpoint"),
+    "anomaly": ("minivit.autograd", "anomaly"),
+    "ops": ("minivit.autograd.ops", None),
+    "gradcheck": ("minivit.checking", "gradcheck"),
+    "GradcheckError": ("minivit.checking", "GradcheckError"),
+    **{
+        room: (f"minivit.{room}", None)
+        for room in ("autograd", "backend", "bench", "checking", "data", "attacks", "defenses", "io", "models", "nn",
+                     "train", "viz")
+    },
+}
+__all__ = [*_PUBLIC, "__version__"]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from minivit import attacks, backend, bench, checking, data, defenses, io, models, nn, train, viz
+    from minivit.autograd import Tensor, anomaly, checkpoint, grad, no_grad, op, ops
+    from minivit.checking import GradcheckError, gradcheck
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'minivit' has no attribute {name!r}")
+    module, attribute = _PUBLIC[name]
+    found = importlib.import_module(module)
+    value = found if attribute is None else getattr(found, attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
