@@ -10,9 +10,9 @@ happens, three promises hold here:
     write_arrays("m.safetensors", {"weight": w}, {"epoch": "3"})     # or "m.npz", the same arrays and metadata
     arrays, metadata = read_arrays("m.safetensors")
 
-Formats: safetensors (https://github.com/huggingface/safetensors, "Format"): an 8-byte length, a JSON header, the arrays'
-bytes end to end; `.npz` (numpy.lib.format): a zip of `.npy` files; idx (Y. LeCun, C. Cortes, C. Burges, the MNIST page):
-a magic number, the dimensions, the bytes; JSON lines: one record a line, for metrics.
+Formats: safetensors (https://github.com/huggingface/safetensors, "Format"): an 8-byte length, a JSON header, the
+bytes of the arrays end to end; `.npz` (numpy.lib.format): a zip of `.npy` files; idx (Y. LeCun, C. Cortes, C. Burges,
+the MNIST page): a magic number, the dimensions, the bytes; JSON lines: one record a line, for metrics.
 """
 
 from __future__ import annotations
@@ -369,7 +369,7 @@ def _read_idx(path: _Path, stream: Any) -> bytearray:
     content = bytearray(stream.read(4))
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _IDX or not 1 <= content[3] <= MAX_DIMS:
         begins = bytes(content).hex(" ") or "nothing"
-        raise CheckpointError(path, f"empty, truncated or not an idx file: it begins with {begins}, not 00 00 type dims")
+        raise CheckpointError(path, f"truncated or not an idx file: it begins with {begins}, not 00 00 type dims")
     dims = content[3]
     content += stream.read(4 * dims)
     if len(content) < 4 + 4 * dims:

@@ -1,0 +1,89 @@
+"""Your own images: a folder with one subfolder per class.
+
+    photos/train/cat/001.jpg  photos/train/dog/...  photos/test/cat/...      as split by you, or
+    photos/cat/001.jpg        photos/dog/...                                 split here, a fifth of each class to test
+
+The classes are the subfolders' names in alphabetical order. If all images are gray, C is 1, otherwise 3.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minivit.data.dataset import Dataset, natural
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+GRAY, COLOR = ("1", "L", "LA"), ("P", "RGB", "RGBA", "CMYK", "YCbCr")  # Pillow's names for 8 bits and fewer
+
+
+def load_folder(
+    root: str | os.PathLike[str], image_size: int | tuple[int, int] | None = None
+) -> tuple[Dataset, Dataset]:
+    """(train, test) from a folder of images; `image_size` (one side, or height and width) resizes, bilinear.
+
+    Errors: ValueError (no classes, no images, images of several sizes and no `image_size`, a class that only the test
+    has, a file that is no 8-bit image), each naming the folder or file.
+    """
+    root = Path(root)
+    size = None
+    if image_size is not None:
+        height, width = image_size if isinstance(image_size, tuple | list) else (image_size, image_size)
+        size = natural("image_size", height, least=1), natural("image_size", width, least=1)
+    parts = [root / "train", root / "test"]
+    if not all(part.is_dir() for part in parts):
+        parts = [root]
+    classes = _folders(parts[0])
+    files = [[(path, label) for label, name in enumerate(classes) for path in _files(part / name)] for part in parts]
+    for part, found in zip(parts, files):
+        unknown = sorted(set(_folders(part)) - set(classes))
+        if unknown:
+            raise ValueError(f"{part}: the class {unknown[0]!r} is not among those of {parts[0]}: {', '.join(classes)}")
+        if not found:
+            raise ValueError(f"{part}: no images; each class is a subfolder with {', '.join(SUFFIXES)} files")
+    pixels = [[_pixels(path, size) for path, _ in found] for found in files]
+    gray = all(image.shape[2] == 1 for group in pixels for image in group)
+    first, shape = files[0][0][0], pixels[0][0].shape[:2]
+    sets = []
+    for found, group in zip(files, pixels):
+        images = np.empty((len(group), *shape, 1 if gray else 3), np.float32)
+        for i, ((path, _), image) in enumerate(zip(found, group)):
+            if image.shape[:2] != shape:
+                sizes = "{}x{}, but {} is {}x{}".format(*image.shape[:2], first, *shape)
+                raise ValueError(f"{path} is {sizes}: images must have one size, pass image_size=(height, width)")
+            np.divide(image, np.float32(255), out=images[i])  # a gray image among color ones broadcasts over C
+        sets.append(Dataset(images, [label for _, label in found], classes))
+    if len(sets) == 1:
+        return sets[0].split(0.2, seed=0)
+    return sets[0], sets[1]
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    paths = folder.iterdir()
+    return sorted(path for path in paths if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+
+
+def _pixels(path: Path, size: tuple[int, int] | None) -> np.ndarray:
+    """(H, W, 1) or (H, W, 3), uint8."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            if image.mode not in GRAY + COLOR:
+                raise ValueError(f"its pixels are of mode {image.mode}; save it with 8 bits per channel")
+            upright: Any = ImageOps.exif_transpose(image).convert("L" if image.mode in GRAY else "RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: not a readable image ({error})") from error
+    if size is not None:
+        upright = upright.resize(size[::-1], Image.Resampling.BILINEAR)  # Pillow has the width first
+    pixels = np.asarray(upright)
+    return pixels[..., np.newaxis] if pixels.ndim == 2 else pixels
