@@ -61,7 +61,7 @@ class Dataset:
         elif isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
             raise TypeError(f"classes must be a list of names, one per label, not {classes!r}")
         if most >= len(classes):
-            raise ValueError(f"labels must lie in 0..{len(classes) - 1}, as there are {len(classes)} classes, not up to {most}")
+            raise ValueError(f"labels must lie in 0..{len(classes) - 1} for {len(classes)} classes, but go up to {most}")
         self.labels = labels.astype(np.int64)
         self.classes = tuple(classes)
 
@@ -143,7 +143,7 @@ def _checked_images(images: np.ndarray) -> np.ndarray:
     if images.ndim != 4:
         hint = {
             2: "one gray image is images[np.newaxis, ..., np.newaxis]",
-            3: "gray images lack the channel, images[..., np.newaxis]; one image lacks the batch axis, images[np.newaxis]",
+            3: "gray images lack the channel, images[..., np.newaxis]; one image lacks the batch, images[np.newaxis]",
         }.get(images.ndim, "flat rows become images by .reshape(n, H, W, C)")
         raise ValueError(f"images must be (n, height, width, channels), not {shape}: {hint}")
     if 0 in shape:
@@ -155,7 +155,7 @@ def _checked_images(images: np.ndarray) -> np.ndarray:
     low, high = float(images.min()), float(images.max())
     if np.isnan(low) or np.isnan(high):
         first = np.flatnonzero(np.isnan(images).any(axis=(1, 2, 3)))
-        raise ValueError(f"images hold NaN, {len(first)} of {len(images)} do, the first is images[{first[0]}]: repair them")
+        raise ValueError(f"images hold NaN, in {len(first)} of {len(images)}, first in images[{first[0]}]: repair them")
     if low < 0 or high > 1:
         scale = "they look like 0 to 255: divide by 255" if low >= 0 and 2 < high <= 255 else "rescale them"
         hint = "they look normalized: pass the raw pixels, a model normalizes by itself" if low < 0 else scale

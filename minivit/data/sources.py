@@ -110,7 +110,7 @@ def _find(name: str, root: str | os.PathLike[str] | None) -> list[Path]:
     get = f"get the four files from {_PUBLISHED[name]}"
     chosen = root if root is not None else os.environ.get("MINIVIT_DATA")
     if not chosen:
-        raise FileNotFoundError(f"{name} does not come with minivit: {get}, pass root=FOLDER or set MINIVIT_DATA=FOLDER")
+        raise FileNotFoundError(f"{name} does not come with minivit: {get}; pass root=FOLDER or set MINIVIT_DATA")
     folders = [Path(chosen).expanduser() / sub for sub in _FOLDERS[name]]
     missing = []
     for folder in folders:
