@@ -1,14 +1,14 @@
 """A strict stand-in for CuPy 14.2 that needs no GPU: device code runs through it on any machine, in every test run.
 
-It computes with NumPy, and refuses what CuPy refuses. Passing here says that code keeps the rules of the device; it says
-nothing about kernels, speed, or the last bits of a sum: tests marked `gpu` say that, on a machine that has one.
+It computes with NumPy, and refuses what CuPy refuses. Passing here says that code keeps the rules of the device; it
+says nothing about kernels, speed, or the last bits of a sum: tests marked `gpu` say that, on a machine that has one.
 
 What is refused, as CuPy does:
 - implicit conversion (`np.asarray(a)`, `np_array + a`, a NumPy array given to a function of the device): moving data is
   said aloud, `cupy.asarray(x)` and `a.get()`;
 - lists and other strangers in arithmetic; keywords CuPy does not have (`where=` of ufuncs, `initial=`, `np.argmax`'s
-  order of arguments, ...): every function here has the parameters of the real one, and `test_standin.py` holds names and
-  parameters against the real CuPy wherever that can be imported;
+  order of arguments, ...): every function here has the parameters of the real one, and `test_standin.py` holds names
+  and parameters against the real CuPy wherever that can be imported;
 - dtypes that no GPU has (object, structured, strings), a 0-d array as an index of Python's, `errstate`, `vecdot`;
 - scalars: a reduction gives a 0-d array on the device, never a number. `float()`, `bool()`, `.item()`, `.get()` and all
   else that makes the host wait for the device is counted (`synchronizations`).
@@ -437,13 +437,14 @@ for _name, _ufunc in {"neg": "negative", "pos": "positive", "abs": "absolute", "
 
 # --- Ufuncs ----------------------------------------------------------------------------------------------------------
 
-UFUNCS = """
+_UFUNCS = """
 abs absolute add arccos arccosh arcsin arcsinh arctan arctan2 arctanh bitwise_and bitwise_count bitwise_or bitwise_xor
 cbrt ceil conj copysign cos cosh deg2rad divide equal exp exp2 expm1 fabs float_power floor floor_divide fmax fmin fmod
 greater greater_equal hypot invert isfinite isinf isnan ldexp left_shift less less_equal log log10 log1p log2 logaddexp
 logical_and logical_not logical_or logical_xor maximum minimum mod negative not_equal positive pow power rad2deg
 multiply reciprocal remainder right_shift rint sign signbit sin sinh sqrt square subtract tan tanh true_divide trunc
-""".split()
+"""
+UFUNCS = _UFUNCS.split()
 _SCATTER = {"add", "subtract", "maximum", "minimum", "bitwise_and", "bitwise_or", "bitwise_xor"}
 _ATOMIC = {"add": "iILQefd", "maximum": "iILQfd", "minimum": "iILQfd"}  # dtypes; int64 is not among them
 _REDUCES = {"add": "sum", "multiply": "prod"}
@@ -624,14 +625,17 @@ FUNCTIONS = {  # name -> parameters, CuPy's
     "lib.stride_tricks.sliding_window_view": "x window_shape axis * subok writeable",
     "lib.stride_tricks.as_strided": "x shape strides",
 }
-CONSTANTS = """
+_CONSTANTS = """
 bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 intp float16 float32 float64 complex64 complex128 dtype generic
 number integer signedinteger unsignedinteger inexact floating newaxis pi inf nan e
-""".split()
+"""
+CONSTANTS = _CONSTANTS.split()
 _HOST = {"ndim", "shape", "result_type", "can_cast", "promote_types", "issubdtype", "iscomplexobj", "isscalar"}
 _HOST |= {"shares_memory", "may_share_memory", "broadcast_shapes", "finfo", "iinfo"}
-_FIRST_IS_ARRAY = {"a", "x", "ar", "ary", "array", "arr", "m", "v", "A", "a1", "element", "condition", "dst", "prototype"}
-_BOTH_ARRAYS = {"dot", "inner", "outer", "vdot", "kron", "tensordot", "take_along_axis", "put_along_axis", "searchsorted"}
+_FIRST_IS_ARRAY = {"a", "x", "ar", "ary", "array", "arr", "m", "v", "A", "a1", "element", "condition", "dst"}
+_FIRST_IS_ARRAY |= {"prototype"}
+_BOTH_ARRAYS = {"dot", "inner", "outer", "vdot", "kron", "tensordot", "searchsorted"}
+_BOTH_ARRAYS |= {"take_along_axis", "put_along_axis"}
 
 
 def _function(name):
