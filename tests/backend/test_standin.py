@@ -58,6 +58,7 @@ REFUSED = {
     "out= of the host, reduction": lambda cp, a: cp.sum(a, axis=0, out=np.empty(3, "float32")),
     "out= of the host, method": lambda cp, a: a.sum(axis=0, out=np.empty(3, "float32")),
     "where= of a ufunc": lambda cp, a: cp.add(a, a, where=a > 1),
+    "where= of a ufunc, a bool": lambda cp, a: cp.add(a, a, where=True),
     "initial= of a reduction": lambda cp, a: cp.max(a, initial=0.0),
     "where= of a reduction": lambda cp, a: cp.sum(a, where=a > 1),
     "mode= of take": lambda cp, a: cp.take(a, 0, mode="clip"),
