@@ -1,0 +1,68 @@
+"""Layer normalization (Ba, Kiros and Hinton 2016), at the entrance of every block of the encoder."""
+
+from __future__ import annotations
+
+from minivit.autograd.fused import fused
+from minivit.autograd.primitives import mean, sqrt
+from minivit.backend import array_module, blocks, empty, empty_like
+
+
+def layer_norm_reference(x, weight, bias, *, eps=1e-6):
+    centered = x - mean(x, axis=-1, keepdims=True)
+    variance = mean(centered * centered, axis=-1, keepdims=True)
+    return centered / sqrt(variance + eps) * weight + bias
+
+
+@fused(layer_norm_reference, saves=("mu", "rstd"))
+def layer_norm(x, weight, bias, *, eps=1e-6):
+    """(x - mean) / √(variance + eps) · weight + bias over the last axis; the variance is divided by D.
+
+    Args:
+        x: (..., D).
+        weight, bias: (D,).
+        eps: added to the variance. 1e-6 in the original ViT and timm, 1e-5 in Swin, 1e-12 in Hugging Face's ViT.
+    """
+    xp = array_module(x, weight, bias)
+    D = x.shape[-1]
+    if weight.shape != (D,) or bias.shape != (D,):
+        raise ValueError(f"layer_norm: expected weight and bias of shape ({D},), got {weight.shape} and {bias.shape}")
+    rows = x.reshape(-1, D)
+    out = empty(rows.shape, x.dtype, xp)
+    mu = rows.mean(axis=1, keepdims=True)  # (n, 1)
+    rstd = xp.empty_like(mu)
+    for block in blocks(len(rows), D * x.itemsize, xp):
+        y, r = out[block], rstd[block]
+        xp.subtract(rows[block], mu[block], out=y)
+        r[:, 0] = xp.einsum("nd,nd->n", y, y)
+        r *= 1 / D
+        r += eps
+        xp.sqrt(r, out=r)
+        xp.divide(1, r, out=r)
+        y *= r
+        y *= weight
+        y += bias
+    return out.reshape(x.shape), (mu, rstd)
+
+
+@layer_norm.vjp
+def _(g, x, mu, rstd, weight, needs):
+    # with n = (x - mean) rstd and h = g · weight:  ∂x = rstd (h - mean(h) - n · mean(h n))
+    xp = array_module(g)
+    D = g.shape[-1]
+    g_rows, rows = g.reshape(-1, D), x.reshape(-1, D)
+    gx = empty_like(rows, xp)
+    gw = xp.zeros(D, g.dtype)
+    for block in blocks(len(rows), D * rows.itemsize, xp):
+        h, g_ = gx[block], g_rows[block]
+        n = xp.subtract(rows[block], mu[block])
+        n *= rstd[block]
+        if needs[1]:
+            gw += xp.einsum("nd,nd->d", g_, n)
+        xp.multiply(g_, weight, out=h)
+        along_n = xp.einsum("nd,nd->n", h, n)[:, None]
+        along_n *= 1 / D
+        n *= along_n
+        h -= h.mean(axis=1, keepdims=True)
+        h -= n
+        h *= rstd[block]
+    return gx.reshape(x.shape), gw, g_rows.sum(axis=0) if needs[2] else None

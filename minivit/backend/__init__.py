@@ -1,0 +1,39 @@
+"""Where arrays live: NumPy on the CPU, CuPy on a GPU, decided by the data and by nothing else.
+
+An array carries its device. A function that needs array routines asks its arguments which module they belong to,
+
+    xp = array_module(x, weight)        # numpy, or cupy
+
+and the same lines then run on both. There is no global switch, so both devices can be compared in one process.
+This room is the only one that names CuPy, and it imports it only when it is handed a CuPy array or told to use a GPU.
+"""
+
+from minivit.backend.arrays import (
+    add_at,
+    array_module,
+    device_of,
+    gpu_status,
+    is_array,
+    resolve_device,
+    to_device,
+    to_numpy,
+)
+from minivit.backend.blocks import blocks
+from minivit.backend.buffers import empty, empty_like
+from minivit.backend.kernels import gpu_kernel, kernel
+
+__all__ = [
+    "add_at",
+    "array_module",
+    "blocks",
+    "device_of",
+    "empty",
+    "empty_like",
+    "gpu_kernel",
+    "gpu_status",
+    "is_array",
+    "kernel",
+    "resolve_device",
+    "to_device",
+    "to_numpy",
+]

@@ -1,0 +1,58 @@
+"""Large work arrays that are used again instead of being asked from the system each time.
+
+A fresh large array costs more than the arithmetic on it: the system maps its pages, clears each one at the first touch
+and takes them back when the array dies. `empty` hands out memory that an earlier array has left. Nothing has to be
+returned by hand: the memory comes back when the last view of the array is gone.
+
+How: the array handed out is a view of a root array whose base is not an array, so NumPy keeps the root alive as long as
+any view of it lives, and a weak reference to the root puts its memory back on the shelf.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from math import prod
+from typing import Any
+
+import numpy as np
+
+_SMALLEST = 1 << 16  # bytes; below this the allocator is quick enough
+_SHELF_LIMIT = 1 << 30  # bytes kept on the shelf at most; what comes back beyond that is given to the system
+
+_shelf: dict[int, deque[memoryview]] = {}  # size in bytes -> memory of that size that nobody uses
+_lent: dict[int, tuple[weakref.ref, memoryview]] = {}  # id of the weak reference -> (it, the memory its root covers)
+_on_shelf = 0
+
+
+def empty(shape: tuple[int, ...], dtype: Any, xp: Any = np) -> Any:
+    """An array of `shape` and `dtype` with arbitrary content, like `xp.empty`. CuPy pools its memory itself."""
+    global _on_shelf
+    dtype = np.dtype(dtype)
+    size = prod(shape) * dtype.itemsize
+    if xp is not np or size < _SMALLEST:
+        return xp.empty(shape, dtype)
+    size = -(-size // _SMALLEST) * _SMALLEST  # rounded up, so that nearly equal shapes share
+    try:
+        memory = _shelf[size].pop()
+        _on_shelf -= size
+    except (KeyError, IndexError):
+        memory = memoryview(np.empty(size, np.uint8))
+    root = np.frombuffer(memory, np.uint8)
+    reference = weakref.ref(root, _take_back)
+    _lent[id(reference)] = (reference, memory)
+    return root[: prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+
+
+def empty_like(x: Any, xp: Any = np) -> Any:
+    """An array of the shape and dtype of `x`, in C order, with arbitrary content."""
+    return empty(x.shape, x.dtype, xp)
+
+
+def _take_back(reference: weakref.ref) -> None:
+    global _on_shelf
+    _, memory = _lent.pop(id(reference))
+    size = memory.nbytes
+    if _on_shelf + size <= _SHELF_LIMIT:
+        _on_shelf += size
+        _shelf.setdefault(size, deque()).append(memory)
