@@ -61,7 +61,7 @@ class Dataset:
         elif isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
             raise TypeError(f"classes must be a list of names, one per label, not {classes!r}")
         if most >= len(classes):
-            raise ValueError(f"labels must lie in 0..{len(classes) - 1} for {len(classes)} classes, but go up to {most}")
+            raise ValueError(f"labels must lie in 0..{len(classes) - 1} ({len(classes)} classes), they reach {most}")
         self.labels = labels.astype(np.int64)
         self.classes = tuple(classes)
 
@@ -105,8 +105,9 @@ class Dataset:
         Stratified: each class gives its share, rounded so that the second part has round(fraction * n) images. Which
         ones is a function of `seed`; both parts keep the order. Errors: ValueError where a part would be empty.
         """
-        n, total = len(self), round(len(self) * fraction)
-        if not 0 < fraction < 1 or not 0 < total < n:
+        n = len(self)
+        total = round(n * fraction) if 0 < fraction < 1 else 0
+        if not 0 < total < n:
             raise ValueError(f"fraction must be within 0 and 1 and leave both parts some of {n} images, not {fraction}")
         counts = np.bincount(self.labels, minlength=self.num_classes)
         share = counts * (total / n)
