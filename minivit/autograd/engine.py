@@ -389,7 +389,11 @@ class _Checkpoint:
         else:
             aliases = [Tensor(a.data, need) if isinstance(a, Tensor) else a for a, need in zip(args, needs)]
         before = next(_serial)  # the walk ends at the aliases and at what f takes from outside
-        y = self.f(*aliases, **node.options)
+        replaying, mode.replaying = mode.replaying, True
+        try:
+            y = self.f(*aliases, **node.options)
+        finally:
+            mode.replaying = replaying
         targets = [(a if a.node is None else a.node) if need else None for a, need in zip(aliases, needs)]
         targets += [t if need else None for t, need in zip(outside, needs[len(args):])]
         found = _walk(y, [t for t in targets if t is not None], g, create_graph, create_graph, since=before)

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 
 
 class _Mode(threading.local):
-    """What is ambient, one per thread: whether operations are recorded, whether each result is searched for NaN."""
+    """What is ambient, one per thread: whether operations are recorded, whether results are searched for NaN, ..."""
 
     recording = True
     anomaly = False
+    replaying = False  # a checkpointed function is being computed again: random layers repeat themselves
+    depth = 0  # how many modules' calls are under way
 
 
 mode = _Mode()

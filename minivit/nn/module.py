@@ -1,0 +1,219 @@
+"""What a module is: an object with parameters, submodules and a `forward`.
+
+    class Net(mv.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.hidden = mv.nn.Linear(64, 32)
+            self.head = mv.nn.Linear(32, 10, seed=1)
+
+        def forward(self, x):
+            return self.head(mv.ops.relu(self.hidden(x)))
+
+Assigning a Parameter, a module or a list of modules as an attribute is all the registration there is. An array that is
+assigned as an attribute is a constant: it moves with the module, but is not trained and not saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+
+from minivit.autograd import Tensor
+from minivit.autograd.tensor import mode
+from minivit.backend import is_array, to_device, to_numpy
+
+
+class Parameter(Tensor):
+    """A leaf that is trained. Unlike a Tensor it copies its data, so that training never writes to somebody's array."""
+
+    __slots__ = ()
+
+    def __init__(self, data: Any) -> None:
+        data = data.data if isinstance(data, Tensor) else data
+        super().__init__(data.copy() if is_array(data) else np.array(data), requires_grad=True)
+
+
+class Module:
+    """The base of everything with parameters."""
+
+    training = True
+
+    def __init__(self) -> None:
+        pass
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} defines no forward")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if mode.depth == 0 and self.training and not mode.replaying:
+            # a new step of training: every random layer draws anew, and draws the same again when it is replayed
+            for module in self.modules():
+                if isinstance(module, RandomModule):
+                    module.step += 1
+        mode.depth += 1
+        try:
+            return self.forward(*args, **kwargs)
+        finally:
+            mode.depth -= 1
+
+    # ---- what it contains ----
+
+    def _children(self) -> Iterator[tuple[str, Any]]:
+        for name, value in vars(self).items():
+            if isinstance(value, list | tuple):
+                yield from ((f"{name}.{i}", item) for i, item in enumerate(value))
+            else:
+                yield name, value
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """This module, under the name `prefix`, and all modules within it, each once."""
+        seen: set[int] = set()
+
+        def walk(module: Module, name: str) -> Iterator[tuple[str, Module]]:
+            if id(module) in seen:
+                return
+            seen.add(id(module))
+            yield name, module
+            for child_name, child in module._children():
+                if isinstance(child, Module):
+                    yield from walk(child, f"{name}.{child_name}" if name else child_name)
+
+        yield from walk(self, prefix)
+
+    def modules(self) -> Iterator[Module]:
+        return (module for _, module in self.named_modules())
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """All parameters with their dotted names, in order of definition, a shared one once."""
+        seen: set[int] = set()
+        for prefix, module in self.named_modules():
+            for name, value in module._children():
+                if isinstance(value, Parameter) and id(value) not in seen:
+                    seen.add(id(value))
+                    yield (f"{prefix}.{name}" if prefix else name), value
+
+    def parameters(self) -> Iterator[Parameter]:
+        return (p for _, p in self.named_parameters())
+
+    def num_parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(p.size for p in self.parameters())
+
+    # ---- modes, devices, gradients ----
+
+    def train(self, training: bool = True) -> Module:
+        """Switches dropout and drop path on; returns the module."""
+        for module in self.modules():
+            module.training = training
+        return self
+
+    def eval(self) -> Module:
+        """Switches dropout and drop path off; returns the module."""
+        return self.train(False)
+
+    def to(self, device: str | None = None, dtype: Any = None) -> Module:
+        """Moves parameters and constants to `device` (`"cpu"`, `"cuda"`), casts floats to `dtype`; returns the module.
+
+        An optimizer made before keeps updating these same parameters.
+        """
+
+        def moved(array: Any) -> Any:
+            array = array if device is None else to_device(array, device)
+            return array if dtype is None or array.dtype.kind != "f" else array.astype(dtype, copy=False)
+
+        for module in self.modules():
+            for name, value in list(vars(module).items()):
+                if isinstance(value, Parameter):
+                    value.data, value.grad = moved(value.data), None
+                    value.version += 1
+                elif is_array(value):
+                    setattr(module, name, moved(value))
+        return self
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the parameters."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> str:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def zero_grad(self) -> None:
+        for p in self.parameters():
+            p.grad = None
+
+    # ---- its state ----
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """name -> values of every parameter, as NumPy arrays of their own."""
+        return {name: np.array(to_numpy(p.data)) for name, p in self.named_parameters()}
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """Sets every parameter. Nothing is changed if any array is missing, left over or of another shape.
+
+        Raises:
+            ValueError: naming all arrays that do not fit.
+        """
+        own = dict(self.named_parameters())
+        problems = []
+        for name in own.keys() - state.keys():
+            near = get_close_matches(name, state.keys() - own.keys(), 1)
+            problems.append(f"{name} {own[name].shape} is missing" + (f" (is it {near[0]!r}?)" if near else ""))
+        problems += [f"{name} {np.shape(state[name])} is not a parameter" for name in state.keys() - own.keys()]
+        for name in own.keys() & state.keys():
+            value = np.asarray(state[name])
+            if value.shape != own[name].shape:
+                problems.append(f"{name} has shape {value.shape}, expected {own[name].shape}")
+            elif value.dtype.kind not in "fiu":
+                problems.append(f"{name} has dtype {value.dtype}, expected numbers")
+            elif not np.isfinite(value).all():
+                problems.append(f"{name} has values that are not finite")
+        if problems:
+            shown = "; ".join(sorted(problems)[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+            raise ValueError(f"state_dict does not fit this {type(self).__name__}: {shown}")
+        for name, p in own.items():
+            p.assign_(to_device(np.array(state[name]), p.device))
+
+    # ---- how it prints ----
+
+    def describe(self) -> str:
+        """What a line of the printed tree says of this module itself."""
+        return ""
+
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__}({self.describe()})  {self.num_parameters():,} parameters"]
+        for prefix, module in self.named_modules():
+            depth = prefix.count(".") + 1 if prefix else 0
+            if prefix:
+                name = prefix.rsplit(".", 1)[-1]
+                if name.isdigit():  # an item of a list: show the list's name
+                    name = ".".join(prefix.rsplit(".", 2)[-2:])
+                own = f"{module.num_parameters():,}"
+                lines.append(f"{'  ' * depth}{name}: {type(module).__name__}({module.describe()})  {own}")
+            lines += [
+                f"{'  ' * (depth + 1)}{name} {tuple(p.shape)}"
+                for name, p in module._children()
+                if isinstance(p, Parameter)
+            ]
+        return "\n".join(lines)
+
+
+class RandomModule(Module):
+    """A module that draws random numbers: a function of (seed, purpose, layer, step, index), so that a step can be
+    replayed, resumed and moved to another device without changing a bit."""
+
+    def __init__(self, seed: int, layer: int) -> None:
+        super().__init__()
+        self.seed, self.layer, self.step = seed, layer, 0
+
+
+def set_step(model: Any, step: int) -> None:
+    """Tells every random layer of a model which step of training comes next (the loop does, so that it can resume)."""
+    for module in model.modules() if isinstance(model, Module) else ():
+        if isinstance(module, RandomModule):
+            module.step = step
