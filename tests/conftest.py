@@ -2,6 +2,9 @@
 
 import os
 
+# Small products on a shared machine: two threads that wait for each other are slower than one. Set before NumPy loads.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 from hypothesis import settings

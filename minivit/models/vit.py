@@ -1,0 +1,165 @@
+"""The Vision Transformer (Dosovitskiy et al. 2021, "An Image is Worth 16×16 Words"; lecture, "An Overview of ViT").
+
+    z_0 = [p_class; p_1 E; p_2 E; ...; p_N E] + E_pos       patches, embedded, with their positions
+    z_l = block_l(z_(l-1)),  l = 1 ... L                    the transformer encoder
+    logits = LN(z_L)[class] W + b                           or the mean over the patches
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from minivit.autograd import ops
+from minivit.models.encoder import EncoderBlock
+from minivit.models.patches import Normalize, PatchEmbedding, check_images
+from minivit.models.positions import RelativePositionBias, sinusoidal, sinusoidal_2d
+from minivit.nn import Dropout, LayerNorm, Linear, Module, Parameter, init
+
+POSITIONS = ("learned", "sinusoidal", "sinusoidal_2d", "relative", "none")
+POOLS = ("cls", "mean")
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """Everything that, with the weights, makes a ViT. Saved in every checkpoint."""
+
+    image_size: int | tuple[int, int] = 224  # pixels: one number for a square, or (height, width)
+    patch_size: int = 16  # P
+    channels: int = 3  # C
+    embed_dim: int = 768  # D
+    depth: int = 12  # L
+    num_heads: int = 12  # h
+    num_classes: int = 1000
+    position: str = "learned"  # the ViT's own; on small images all kinds do about equally well
+    pool: str = "cls"  # "cls": a class token, as in the paper; "mean": the mean over the patches
+    mlp_ratio: float = 4.0  # hidden width of the MLP over D
+    qkv_bias: bool = True
+    scale: str = "head"  # "head": scores over √(D/h), as published; "width": over √D, as the lecture's slide
+    gelu: str = "exact"  # "exact" as in timm and Hugging Face; "tanh" as in the original code
+    norm_eps: float = 1e-6  # of the layer norms; part of the checkpoint, since others differ
+    dropout: float = 0.0
+    drop_path: float = 0.0  # rate of the last block, growing linearly from 0 at the first
+    mean: float | tuple[float, ...] = 0.5  # pixel normalization, the first layer
+    std: float | tuple[float, ...] = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("patch_size", "channels", "embed_dim", "depth", "num_heads", "num_classes"):
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < (name != "depth"):
+                raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+        for name, known in (("position", POSITIONS), ("pool", POOLS), ("gelu", ("exact", "tanh"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}: expected one of {', '.join(known)}; got {getattr(self, name)!r}")
+        size = self.image_size
+        size = (size, size) if isinstance(size, int | np.integer) else tuple(size)
+        if len(size) != 2 or min(size) < 1:
+            raise ValueError(f"image_size: expected a number of pixels or (height, width), got {self.image_size!r}")
+        object.__setattr__(self, "image_size", (int(size[0]), int(size[1])))
+
+
+class ViT(Module):
+    """A Vision Transformer: images (B, H, W, C) in [0, 1] -> logits (B, num_classes).
+
+    Args:
+        config: a ViTConfig; or its fields by name, `ViT(image_size=8, patch_size=2, ...)`.
+        seed: for the initial weights, and for dropout; None leaves zeros, to be loaded.
+    """
+
+    def __init__(self, config: ViTConfig | None = None, *, seed: int | None = 0, **options: Any) -> None:
+        super().__init__()
+        unknown = options.keys() - {f.name for f in fields(ViTConfig)}
+        if unknown:
+            raise TypeError(f"ViT: unknown option {min(unknown)!r}; there are {', '.join(f.name for f in fields(ViTConfig))}")
+        if config is not None and options:
+            raise TypeError("ViT: give a config or options by name, not both")
+        c = self.config = config or ViTConfig(**options)
+        assert isinstance(c.image_size, tuple)
+        D = c.embed_dim
+        self.normalize = Normalize(c.mean, c.std)
+        self.patch_embed = PatchEmbedding(c.image_size, c.patch_size, c.channels, D, seed)
+        self.num_prefix = int(c.pool == "cls")
+        tokens = self.num_prefix + self.patch_embed.num_patches
+        self.cls_token = Parameter(init.normal((1, 1, D), seed, "cls_token")) if c.pool == "cls" else None
+        self.pos_embed: Any = self._positions(tokens, seed)
+        self.dropout = Dropout(c.dropout, seed or 0, layer=3 * c.depth)
+        self.blocks = [
+            EncoderBlock(
+                D,
+                c.num_heads,
+                round(D * c.mlp_ratio),
+                qkv_bias=c.qkv_bias,
+                scale=c.scale,
+                norm_eps=c.norm_eps,
+                approximate_gelu=c.gelu == "tanh",
+                dropout=c.dropout,
+                drop_path=c.drop_path * i / max(c.depth - 1, 1),
+                seed=seed,
+                name=f"blocks.{i}",
+                layer=i,
+            )
+            for i in range(c.depth)
+        ]
+        self.biases = [
+            RelativePositionBias(self.patch_embed.grid, c.num_heads, c.pool == "cls")
+            for _ in range(c.depth if c.position == "relative" else 0)
+        ]
+        self.norm = LayerNorm(D, c.norm_eps)
+        self.head = Linear(D, c.num_classes, seed=seed, name="head")
+
+    def _positions(self, tokens: int, seed: int | None) -> Any:
+        """E_pos, (1, tokens, D): a parameter, a constant (zeros for the class token), or None."""
+        c = self.config
+        if c.position == "learned":
+            return Parameter(init.normal((1, tokens, c.embed_dim), seed, "pos_embed"))
+        if c.position == "sinusoidal":
+            table = sinusoidal(self.patch_embed.num_patches, c.embed_dim)
+        elif c.position == "sinusoidal_2d":
+            table = sinusoidal_2d(self.patch_embed.grid, c.embed_dim)
+        else:
+            return None
+        return np.pad(table, ((self.num_prefix, 0), (0, 0)))[None].astype(np.float32)
+
+    def forward(self, images: Any, intermediates: bool = False) -> Any:
+        """The logits; with `intermediates` also a dict of what was computed on the way, in the graph.
+
+        Its names: `patches` (B, N, P²C), `embedded` (B, N+1, D) = z_0, `block0` ... (B, N+1, D), `block0.attention` ...
+        (B, h, N+1, N+1), `pooled` (B, D).
+        """
+        c = self.config
+        assert isinstance(c.image_size, tuple)
+        x = check_images(images, *c.image_size, c.channels, self.dtype, self.device)
+        parts: dict[str, Any] | None = {} if intermediates else None
+        B = x.shape[0]
+
+        z = self.patch_embed(self.normalize(x))  # (B, H, W, C) -> (B, N, D)
+        if self.cls_token is not None:
+            first = ops.broadcast_to(self.cls_token, shape=(B, 1, c.embed_dim))
+            z = ops.concatenate(first, z, axis=1)  # (B, 1, D), (B, N, D) -> (B, N+1, D)
+        if self.pos_embed is not None:
+            z = z + self.pos_embed
+        z = self.dropout(z)
+        if parts is not None:
+            parts["patches"] = ops.im2col(x, patch_size=c.patch_size)
+            parts["embedded"] = z
+        for i, block in enumerate(self.blocks):
+            z = block(z, self.biases[i]() if self.biases else None, parts, f"block{i}")
+        # layer norm treats every token by itself, so the class token can be read before it: the same, and less work
+        pooled = self.norm(z[:, 0]) if c.pool == "cls" else self.norm(z).mean(axis=1)  # (B, D)
+        logits = self.head(pooled)
+        if parts is None:
+            return logits
+        parts["pooled"] = pooled
+        return logits, parts
+
+    def describe(self) -> str:
+        c = self.config
+        return f"{c.image_size[0]}×{c.image_size[1]}×{c.channels}, patch {c.patch_size}, width {c.embed_dim}, " \
+               f"depth {c.depth}, {c.num_heads} heads, position {c.position!r}, pool {c.pool!r}"  # type: ignore[index]
+
+    def to_config(self) -> dict[str, Any]:
+        """The settings as plain data, for a checkpoint."""
+        return asdict(self.config)
+
