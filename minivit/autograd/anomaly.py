@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from minivit.autograd.engine import Node, Op, _users_line
+from minivit.autograd.engine import Node, Op, _input_name, _users_line
 from minivit.autograd.tensor import Tensor, mode
 from minivit.backend import array_module, is_array
 
@@ -38,13 +38,14 @@ def check_forward(op: Op, arrays: Sequence[Any], out: Any) -> None:
         raise FloatingPointError(f"{op.name} at {_users_line()} made a NaN{origin}")
 
 
-def check_backward(node: Node, gradients: Sequence[Any]) -> None:
-    for name, gradient, dtype in zip(node.op.inputs, gradients, node.dtypes):
+def check_backward(node: Node, g: Any, gradients: Sequence[Any]) -> None:
+    for i, (gradient, dtype) in enumerate(zip(gradients, node.dtypes)):
+        name = _input_name(node, i)
         array = gradient.data if isinstance(gradient, Tensor) else gradient
         where = f"the gradient of {node.op.name} (computed at {node.line or 'a line outside the anomaly block'})"
         if _has_nan(array):
             raise FloatingPointError(f"{where} with respect to its input {name} has a NaN")
-        if array is not None and dtype is not None and array.dtype != dtype and not node.op.broadcasts:
+        if array is not None and dtype is not None and array.dtype not in (dtype, g.dtype):
             raise FloatingPointError(f"{where} with respect to its input {name} is {array.dtype}, the input is {dtype}")
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from minivit.autograd.tensor import Tensor, mode
+from minivit.autograd.tensor import Tensor, mode, recording
 from minivit.backend import array_module, device_of, is_array
 
 _serial = itertools.count(1)
@@ -76,6 +76,7 @@ class Op:
         self.signature = inspect.signature(forward)
         self.inputs: list[str] = []
         self.required = 0
+        self.options: list[str] = []
         self.defaults: dict[str, Any] = {}
         self.variadic = False  # takes any number of inputs: def concatenate(*arrays, axis)
         for p in self.signature.parameters.values():
@@ -83,7 +84,9 @@ class Op:
                 self.inputs.append(p.name)
                 self.variadic = True
             elif p.kind is p.KEYWORD_ONLY or p.default not in (p.empty, None):
-                self.defaults[p.name] = p.default
+                self.options.append(p.name)
+                if p.default is not p.empty:
+                    self.defaults[p.name] = p.default
             else:
                 self.inputs.append(p.name)
                 self.required += p.default is p.empty
@@ -102,12 +105,12 @@ class Op:
                 plan.append(("input", self.inputs.index(name)))
             elif name.endswith("_shape") and name.removesuffix("_shape") in self.inputs:
                 plan.append(("shape", self.inputs.index(name.removesuffix("_shape"))))
-            elif name in self.defaults:
+            elif name in self.options:
                 plan.append(("option", name))
             elif name in self.saves and self.reference is not None:
                 plan.append(("saved", self.saves.index(name)))
             else:
-                known = ["g", "out", "needs", *self.inputs, *(f"{x}_shape" for x in self.inputs), *self.defaults]
+                known = ["g", "out", "needs", *self.inputs, *(f"{x}_shape" for x in self.inputs), *self.options]
                 raise TypeError(
                     f"{self.name}.vjp: the rule asks for {name!r}, which is none of {', '.join(known)}"
                     + (" and a saved value needs a reference" if name in self.saves else "")
@@ -252,7 +255,7 @@ class Node:
         for i, (arg, version) in enumerate(zip(self.args, self.versions)):
             if isinstance(arg, Tensor) and arg.version != version:
                 raise RuntimeError(
-                    f"backward through {self.op.name}: its input {self.op.inputs[min(i, len(self.op.inputs) - 1)]} of "
+                    f"backward through {self.op.name}: its input {_input_name(self, i)} of "
                     f"shape {arg.shape} was assigned to after the forward pass (version {arg.version}, {version} was "
                     f"used); call backward before the optimizer's step"
                 )
@@ -295,7 +298,10 @@ def grad(
         gy = gy.data
     targets = [x if x.node is None else x.node for x in xs]
     retain = create_graph if retain_graph is None else retain_graph
-    found = _walk(y, targets, gy, create_graph, retain) if y.requires_grad else {}
+    with recording():
+        found = _walk(y, targets, gy, create_graph, retain) if y.requires_grad else {}
+    if not create_graph:
+        _separate(found, gy)
     results = []
     for x, target in zip(xs, targets):
         g = found.get(id(target))
@@ -309,8 +315,11 @@ def backward(y: Tensor, gy: Any = None, retain_graph: bool = False) -> None:
     if not y.requires_grad:
         raise RuntimeError("backward: this Tensor was computed from nothing that requires a gradient")
     gy = _check_cotangent(y, gy)
+    gy = gy.data if isinstance(gy, Tensor) else gy
     leaves = _leaves(y)
-    found = _walk(y, leaves, gy.data if isinstance(gy, Tensor) else gy, False, retain_graph)
+    with recording():
+        found = _walk(y, leaves, gy, False, retain_graph)
+    _separate(found, gy)
     for leaf in leaves:
         g = found.get(id(leaf))
         if g is not None:
@@ -434,7 +443,7 @@ def _walk(
         if mode.anomaly:
             from minivit.autograd.anomaly import check_backward
 
-            check_backward(node, gradients)
+            check_backward(node, g, gradients)
         for i, (parent, need, gradient) in enumerate(zip(node.parents, needs, gradients)):
             if need and gradient is not None:
                 gradient = _fit(gradient, node, i)
@@ -450,7 +459,7 @@ def _walk(
 
 def _ancestors(root: Any, since: int = 0) -> list[Node]:
     """All nodes that `root` was computed from, itself included, inputs before their users."""
-    if not isinstance(root, Node):
+    if not isinstance(root, Node) or root.serial <= since:
         return []
     seen, stack, nodes = {id(root)}, [root], []
     while stack:
@@ -466,8 +475,8 @@ def _ancestors(root: Any, since: int = 0) -> list[Node]:
 
 def _leaves(y: Tensor, since: int = 0) -> list[Any]:
     """The leaves that y was computed from, and the nodes made before number `since`."""
-    if y.node is None:
-        return [y]
+    if y.node is None or y.node.serial <= since:
+        return [y if y.node is None else y.node]
     ends: dict[int, Any] = {}
     for node in _ancestors(y.node, since):
         if node.args is None:
@@ -489,21 +498,49 @@ def _accumulate(sofar: tuple[Any, bool] | None, g: Any, create_graph: bool) -> t
     return total + g, True
 
 
+def _separate(found: dict[int, Any], gy: Any) -> None:
+    """Copies what shares memory with another result, with the cotangent (x + y hands both the same g) or with itself
+    (a broadcast view), so that who changes one gradient in place, to clip it say, changes that one only."""
+    owners = {_owner(gy)}
+    for key, g in found.items():
+        if g is not None:
+            if _owner(g) in owners or 0 in getattr(g, "strides", ()):
+                found[key] = g = g.copy()
+            owners.add(_owner(g))
+
+
+def _owner(array: Any) -> int:
+    while is_array(getattr(array, "base", None)):
+        array = array.base
+    return id(array)
+
+
 def _fit(g: Any, node: Node, i: int) -> Any:
     """Brings a gradient to its input's shape (only if the operation broadcasts) and dtype."""
     shape, dtype = node.shapes[i], node.dtypes[i]
     if shape is None:  # from a checkpoint: was fitted inside
         return g
+    if not hasattr(g, "shape"):
+        raise TypeError(f"{node.op.name}.vjp: the gradient of input {_input_name(node, i)} is a {type(g).__name__}; "
+                        f"expected an array of shape {shape}")
     if g.shape != shape:
-        if not node.op.broadcasts:
+        if not node.op.broadcasts or not _broadcasts(shape, g.shape):
             raise ValueError(
-                f"{node.op.name}.vjp: the gradient of input {node.op.inputs[min(i, len(node.op.inputs) - 1)]} has shape "
-                f"{g.shape}, the input has shape {shape}"
+                f"{node.op.name}.vjp: the gradient of input {_input_name(node, i)} has shape {g.shape}, "
+                f"the input has shape {shape}"
             )
         g = unbroadcast(g, shape)
     if g.dtype != dtype:
         g = g.astype(dtype)
     return g
+
+
+def _input_name(node: Node, i: int) -> str:
+    return node.op.inputs[min(i, len(node.op.inputs) - 1)]
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    return len(shape) <= len(to) and all(n in (1, m) for n, m in zip(shape[::-1], to[::-1]))
 
 
 def unbroadcast(g: Any, shape: tuple[int, ...]) -> Any:
@@ -530,7 +567,7 @@ def _check_cotangent(y: Any, gy: Any) -> Any:
 def _explain(error: Exception, op: Op, arrays: Sequence[Any]) -> None:
     """Raises the error of a forward function again with the operation and its inputs named, where that helps."""
     names = op.inputs if not op.variadic else [f"{op.inputs[0]}[{i}]" for i in range(len(arrays))]
-    devices = {device_of(a) for a in arrays if is_array(a) and getattr(a, "ndim", 0)}
+    devices = {device_of(a) for a in arrays if is_array(a)}
     if len(devices) > 1:
         where = ", ".join(f"{n} on {device_of(a)}" for n, a in zip(names, arrays) if is_array(a))
         raise TypeError(f"{op.name}: inputs on two devices: {where}; move one with .to('cuda') or .to('cpu')") from error

@@ -113,6 +113,8 @@ def matmul(x, y):
         raise ValueError("matmul: both inputs need at least two axes; reshape a vector to (1, n) or (n, 1)")
     if x.shape[:-2] != y.shape[:-2] and x.ndim > 2 and y.ndim > 2:
         raise ValueError(f"matmul: leading axes {x.shape[:-2]} and {y.shape[:-2]} differ")
+    if x.shape[-1] != y.shape[-2]:
+        raise ValueError(f"matmul: x of shape {x.shape} does not multiply y of shape {y.shape}")
     return x @ y
 
 
@@ -262,7 +264,7 @@ def where(condition, x, y):
 
 @where.vjp
 def _(g, condition):
-    return None, where(condition, g, 0 * g), where(condition, 0 * g, g)
+    return None, where(condition, g, 0.0), where(condition, 0.0, g)
 
 
 @primitive

@@ -41,7 +41,7 @@ def erf(x: Any) -> Any:
     x = xp.asarray(x)
     center = x * _horner(_CENTER, xp.minimum(x * x, 1))
     size = xp.abs(x)
-    tail = xp.exp(-x * x) * _scaled_tail(size.copy(), xp.empty_like(x))
+    tail = xp.exp(-x * x) * _scaled_tail(xp.array(size), xp.empty_like(x))
     return xp.where(size < 1, center, xp.copysign(1 - tail, x))
 
 

@@ -46,6 +46,16 @@ def no_grad() -> Iterator[None]:
         mode.recording = before
 
 
+@contextmanager
+def recording() -> Iterator[None]:
+    """The opposite of `no_grad`: within a walk back, what is computed again must be recorded wherever it is called."""
+    before, mode.recording = mode.recording, True
+    try:
+        yield
+    finally:
+        mode.recording = before
+
+
 class Tensor:
     """An array with a derivative.
 

@@ -44,6 +44,7 @@ def scaled_dot_product_attention(q, k, v, bias=None, *, scale=None, keep=False):
         raise ValueError(
             f"expected q, k, v of shape (batch, heads, tokens, head_dim), got {q.shape}, {k.shape}, {v.shape}"
         )
+    _check_bias(bias, (q.shape[1], q.shape[2], k.shape[2]))
     out = empty((*q.shape[:3], v.shape[3]), q.dtype, xp)
     return out, (_attend(q, k, v, bias, scale, out, keep),)
 
@@ -68,7 +69,7 @@ def multi_head_attention(qkv, bias=None, *, num_heads, scale=None, keep=False):
 
     Args:
         qkv: (B, N, 3D): queries, keys and values of all heads, [q | k | v], each [head 1 | head 2 | ...].
-        bias: (h, N, N), added to the scores.
+        bias: (h, N, N) or (N, N), added to the scores.
         num_heads: h; must divide D.
         scale: by default 1/√(D/h).
 
@@ -80,6 +81,7 @@ def multi_head_attention(qkv, bias=None, *, num_heads, scale=None, keep=False):
         raise ValueError(f"expected qkv of shape (batch, tokens, 3·width) with {num_heads} heads dividing the width, "
                          f"got {qkv.shape}")
     B, N, D3 = qkv.shape
+    _check_bias(bias, (num_heads, N, N))
     out = empty((B, N, D3 // 3), qkv.dtype, xp)
     q, k, v = _head_views(qkv, 3, num_heads)
     (merged,) = _head_views(out, 1, num_heads)
@@ -113,6 +115,11 @@ def _head_views(x, parts, num_heads):
     """Views (B, h, N, d) into x of shape (B, N, parts·h·d): products read and write them without copies."""
     B, N, width = x.shape
     return tuple(x.reshape(B, N, parts, num_heads, width // (parts * num_heads)).transpose(2, 0, 3, 1, 4))
+
+
+def _check_bias(bias, scores):
+    if bias is not None and bias.shape not in (scores, scores[1:]):
+        raise ValueError(f"expected a bias of shape {scores} or {scores[1:]}, got {bias.shape}")
 
 
 def _attend(q, k, v, bias, scale, out, keep):

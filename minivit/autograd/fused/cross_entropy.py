@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from minivit.autograd.fused import fused
-from minivit.autograd.primitives import getitem, mean, sum
 from minivit.autograd.fused.softmax import log_softmax
+from minivit.autograd.primitives import getitem, mean, sum
+from minivit.autograd.tensor import Tensor
 from minivit.backend import array_module, device_of, to_device
 
 
 def cross_entropy_reference(logits, labels, *, reduction="mean", label_smoothing=0.0):
     log_p = log_softmax(logits, axis=-1)  # (B, K)
-    labels = labels if not hasattr(labels, "numpy") else labels.data
+    labels = to_device(_raw(labels), device_of(_raw(logits)))
     rows = array_module(labels).arange(len(labels))
     losses = -getitem(log_p, index=(rows, labels))  # (B,)
     if label_smoothing:
@@ -60,6 +61,10 @@ def _(g, probabilities, checked_labels, reduction, label_smoothing):
     gx[xp.arange(B), checked_labels] -= 1 - label_smoothing
     gx *= g / B if reduction == "mean" else g if reduction == "sum" else g[:, None]
     return gx, None
+
+
+def _raw(x):
+    return x.data if isinstance(x, Tensor) else x
 
 
 def _check(logits, labels, reduction, label_smoothing):
