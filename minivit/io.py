@@ -117,7 +117,7 @@ def write_arrays(path: _Path, arrays: Mapping[str, Any], metadata: Mapping[str, 
         if not isinstance(name, str) or not name.isprintable() or name in ("", METADATA):
             raise ValueError(f"arrays: the name {name!r} cannot be stored; use printable text other than {METADATA!r}")
         array = np.asarray(value)
-        array = np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
+        array = np.asarray(array, dtype=array.dtype.newbyteorder("="))
         if array.dtype not in _NAME_OF:
             raise TypeError(
                 f"arrays[{name!r}] has dtype {array.dtype}; bool, integers of 8 to 64 bits and float16, 32 and 64 can "

@@ -121,6 +121,20 @@ def test_others_read_what_we_write_and_we_read_what_others_write(tmp_path):
             np.testing.assert_array_equal(found[name], arrays[name], strict=True)
 
 
+def test_an_npz_file_holds_no_time_of_day(tmp_path):
+    write_arrays(tmp_path / "m.npz", {"w": np.ones(2)}, {"a": "b"})
+    with zipfile.ZipFile(tmp_path / "m.npz") as archive:
+        assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+def test_an_npz_file_in_fortran_order_is_read_by_value(tmp_path):
+    w = np.arange(24.0).reshape(2, 3, 4)
+    np.savez(tmp_path / "m.npz", w=np.asfortranarray(w))
+    found = read_arrays(tmp_path / "m.npz")[0]["w"]
+    np.testing.assert_array_equal(found, w)
+    assert found.flags.c_contiguous
+
+
 def test_arrays_in_a_safetensors_file_are_aligned(tmp_path):
     arrays = {"odd": np.ones(3, np.uint8), "wide": np.ones(2), "half": np.ones(1, np.float16)}
     write_arrays(tmp_path / "m.safetensors", arrays)
@@ -371,6 +385,15 @@ def test_a_zip_bomb_is_refused_before_it_unfolds(tmp_path):
     path = npz_file(tmp_path, ("a.npy", zeros), ("b.npy", zeros), compression=zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 200_000
     with pytest.raises(CheckpointError, match="zip bomb"):
+        read_arrays(path)
+
+
+def test_a_packed_member_shorter_than_the_zip_says_is_refused(tmp_path):
+    content = npy_claiming((50,), b"\0" * 100)  # 200 bytes claimed, by the array's header and by the zip's directory
+    path = npz_file(tmp_path, ("w.npy", content), compression=zipfile.ZIP_DEFLATED)
+    size, lie = struct.pack("<I", len(content)), struct.pack("<I", len(content) + 100)
+    path.write_bytes(path.read_bytes().replace(size, lie))
+    with pytest.raises(CheckpointError, match="truncated: array 'w' needs 200 bytes, 100 are there"):
         read_arrays(path)
 
 
