@@ -150,13 +150,13 @@ def _write_safetensors(file: BinaryIO, arrays: dict[str, np.ndarray], metadata: 
 
 
 def _write_npz(file: BinaryIO, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    # np.savez would do, but for an array named "file" (its own argument) and the time of day in each member.
+    # What np.savez does, but that one has an argument `file`, so no array can have that name.
     members = dict(arrays)
     if metadata:
         members[METADATA] = np.frombuffer(json.dumps(metadata).encode(), np.uint8)
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, array in members.items():
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
 
 
