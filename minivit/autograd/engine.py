@@ -127,14 +127,18 @@ class Op:
         if self.defaults:
             options = {**self.defaults, **options}
         arrays: list[Any] = []
-        any_tensor = needs_grad = False
+        any_tensor = needs_grad = any_scalar = False
         for arg in args:
             if isinstance(arg, Tensor):
                 any_tensor = True
                 needs_grad |= arg.requires_grad
                 arrays.append(arg.data)
             else:
+                any_scalar |= isinstance(arg, np.generic)
                 arrays.append(arg)
+        if any_scalar and any_tensor:  # x / np.sqrt(2) of a float32 x is float32: a NumPy scalar counts as a number
+            args = tuple(a.item() if isinstance(a, np.generic) else a for a in args)
+            arrays = [a.data if isinstance(a, Tensor) else a for a in args]
         record = needs_grad and mode.recording
         try:
             if self._tells_keep:

@@ -536,9 +536,9 @@ def _shape_of(args: tuple[Any, ...]) -> Any:
 
 
 def _power(x, exponent):
-    if not isinstance(exponent, int | float):
+    if not isinstance(exponent, int | float | np.number):
         raise TypeError(f"power: the exponent must be a number, got {type(exponent).__name__}; use exp(y * log(x))")
-    return power(x, exponent=exponent)
+    return power(x, exponent=exponent.item() if isinstance(exponent, np.generic) else exponent)
 
 
 def _getitem(x, index):

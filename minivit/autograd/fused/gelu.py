@@ -10,8 +10,8 @@ import math
 
 from minivit.autograd.fused import fused
 from minivit.autograd.primitives import erf, tanh
-from minivit.autograd.special import normal_cdf
-from minivit.backend import array_module, blocks, empty_like
+from minivit.autograd.special import normal_cdf, normal_density
+from minivit.backend import array_module, empty_like, for_blocks
 
 _K = math.sqrt(2 / math.pi)
 _CUBIC = 0.044715
@@ -29,16 +29,18 @@ def gelu(x, *, approximate=False):
     xp = array_module(x)
     out = empty_like(x, xp)
     flat_x, flat_out = x.reshape(-1), out.reshape(-1)
-    for block in blocks(x.size, x.itemsize, xp):
-        x, out_ = flat_x[block], flat_out[block]
+
+    def work(block):
+        x, y = flat_x[block], flat_out[block]
         if approximate:
-            _tanh_argument(x, out_)
-            xp.tanh(out_, out=out_)
-            out_ += 1
-            out_ *= 0.5
+            xp.tanh(_tanh_argument(x, y), out=y)
+            y += 1
+            y *= 0.5
         else:
-            normal_cdf(x, out_)
-        out_ *= x
+            normal_cdf(x, y)
+        y *= x
+
+    for_blocks(work, x.size, x.itemsize, xp)
     return out
 
 
@@ -47,10 +49,11 @@ def _(g, x, approximate):
     xp = array_module(x)
     out = empty_like(x, xp)
     flat_g, flat_x, flat_out = g.reshape(-1), x.reshape(-1), out.reshape(-1)
-    for block in blocks(x.size, x.itemsize, xp):
+
+    def work(block):
         x, d = flat_x[block], flat_out[block]
         if approximate:  # with u the argument: ½ (1 + tanh u) + ½ x (1 - tanh² u) u'
-            t = empty_like(x, xp)
+            t = xp.empty_like(x)
             xp.tanh(_tanh_argument(x, t), out=t)
             xp.multiply(x, x, out=d)
             d *= 1.5 * _K * _CUBIC
@@ -63,12 +66,13 @@ def _(g, x, approximate):
             t += 0.5
             xp.subtract(t, d, out=d)
         else:  # Φ(x) + x φ(x)
-            density = empty_like(x, xp)
-            normal_cdf(x, d, density)
-            density *= x
-            density *= 1 / math.sqrt(2 * math.pi)
-            d += density
+            normal_cdf(x, d)
+            slope = normal_density(x)
+            slope *= x
+            d += slope
         d *= flat_g[block]
+
+    for_blocks(work, x.size, x.itemsize, xp)
     return out
 
 

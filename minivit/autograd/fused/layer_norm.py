@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from minivit.autograd.fused import fused
 from minivit.autograd.primitives import mean, sqrt
-from minivit.backend import array_module, blocks, empty, empty_like
+from minivit.backend import array_module, empty, empty_like, for_blocks
 
 
 def layer_norm_reference(x, weight, bias, *, eps=1e-6):
@@ -28,11 +28,12 @@ def layer_norm(x, weight, bias, *, eps=1e-6):
         raise ValueError(f"layer_norm: expected weight and bias of shape ({D},), got {weight.shape} and {bias.shape}")
     rows = x.reshape(-1, D)
     out = empty(rows.shape, x.dtype, xp)
-    mu = rows.mean(axis=1, keepdims=True)  # (n, 1)
-    rstd = xp.empty_like(mu)
-    for block in blocks(len(rows), D * x.itemsize, xp):
-        y, r = out[block], rstd[block]
-        xp.subtract(rows[block], mu[block], out=y)
+    mu, rstd = xp.empty((len(rows), 1), x.dtype), xp.empty((len(rows), 1), x.dtype)
+
+    def work(block):
+        y, m, r = out[block], mu[block], rstd[block]
+        xp.mean(rows[block], axis=1, keepdims=True, out=m)
+        xp.subtract(rows[block], m, out=y)
         r[:, 0] = xp.einsum("nd,nd->n", y, y)
         r *= 1 / D
         r += eps
@@ -41,6 +42,8 @@ def layer_norm(x, weight, bias, *, eps=1e-6):
         y *= r
         y *= weight
         y += bias
+
+    for_blocks(work, len(rows), D * x.itemsize, xp)
     return out.reshape(x.shape), (mu, rstd)
 
 
@@ -51,13 +54,12 @@ def _(g, x, mu, rstd, weight, needs):
     D = g.shape[-1]
     g_rows, rows = g.reshape(-1, D), x.reshape(-1, D)
     gx = empty_like(rows, xp)
-    gw = xp.zeros(D, g.dtype)
-    for block in blocks(len(rows), D * rows.itemsize, xp):
+
+    def work(block):
         h, g_ = gx[block], g_rows[block]
         n = xp.subtract(rows[block], mu[block])
         n *= rstd[block]
-        if needs[1]:
-            gw += xp.einsum("nd,nd->d", g_, n)
+        gw = xp.einsum("nd,nd->d", g_, n) if needs[1] else 0
         xp.multiply(g_, weight, out=h)
         along_n = xp.einsum("nd,nd->n", h, n)[:, None]
         along_n *= 1 / D
@@ -65,4 +67,9 @@ def _(g, x, mu, rstd, weight, needs):
         h -= h.mean(axis=1, keepdims=True)
         h -= n
         h *= rstd[block]
+        return gw
+
+    gw = xp.zeros_like(weight)
+    for part in for_blocks(work, len(rows), D * rows.itemsize, xp):
+        gw += part
     return gx.reshape(x.shape), gw, g_rows.sum(axis=0) if needs[2] else None

@@ -1,0 +1,139 @@
+"""Every operation of the registry, because it is there: what must hold stands in `properties.py`, inputs come from
+`minivit.autograd.samples`."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+import minivit as mv
+from minivit.autograd import REGISTRY, Tensor
+from minivit.autograd.samples import SAMPLERS, samples
+from tests.autograd import properties
+
+CASES = [(name, check) for name, op in REGISTRY.items() for check in properties.checks(op)]
+THIRD_ORDER = ["power", "matmul", "tanh", "divide", "softmax", "log_softmax", "gelu", "layer_norm", "cross_entropy",
+               "multi_head_attention"]  # fmt: skip
+COMPOSED = {  # functions of primitives: with sample inputs from an operation of the same kind
+    "mean": ("sum", np.mean), "var": ("sum", np.var), "min": ("max", np.min), "logsumexp": ("max", None),
+}  # fmt: skip
+drawn = settings(max_examples=15, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+seeds = st.integers(0, 2**32 - 1)
+
+
+def test_no_operation_is_without_samples():
+    assert set(SAMPLERS) == set(REGISTRY)
+
+
+@pytest.mark.parametrize(("name", "check"), CASES, ids=[f"{name}-{check}" for name, check in CASES])
+def test_operation(name, check):
+    @drawn
+    @given(seed=seeds)
+    def holds(seed):
+        properties.run(name, properties.checks(REGISTRY[name])[check], seed)
+
+    holds()
+
+
+@pytest.mark.parametrize("name", THIRD_ORDER)
+def test_third_order(name):
+    for seed in range(4):
+        properties.run(name, properties.third_order, seed)
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_compositions(name):
+    """mean, var, min and logsumexp are no operations of their own; value and two orders all the same."""
+    source, oracle = COMPOSED[name]
+    f = getattr(mv.ops, name)
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        sample = samples(source, rng)
+        if not sample.args[0].size:
+            continue
+        value = f(*sample.args, **sample.options)
+        expected = oracle(*sample.args, **sample.options) if oracle else np.log(np.exp(sample.args[0]).sum(**sample.options))
+        np.testing.assert_allclose(value, expected, rtol=1e-12, atol=1e-14)
+        properties.first_order(f, sample, rng)
+        properties.second_order(f, sample, rng)
+
+
+def test_samples_reach_what_they_promise():
+    """Over many draws: no axes, axes of length 1 and 0, negative and several axes, numbers, None; distance from kinks."""
+    seen = set()
+    for seed in range(200):
+        for name in ("sum", "add", "linear", "relu"):
+            args, options, _ = samples(name, np.random.default_rng(seed))
+            shape = np.shape(args[0])
+            seen |= {(name, "no axes")} if shape == () else set()
+            seen |= {(name, n) for n in shape if n in (0, 1)}
+            axis = options.get("axis", ())
+            seen |= {(name, "several")} if isinstance(axis, tuple) and len(axis) > 1 else set()
+            seen |= {(name, "negative")} if isinstance(axis, int) and axis < 0 else set()
+            seen |= {(name, "number")} if any(isinstance(a, float) for a in args) else set()
+            seen |= {(name, "None")} if any(a is None for a in args) or axis is None else set()
+            if name == "relu":
+                assert np.abs(args[0]).min(initial=1) >= 0.1 - 1e-9
+    assert {("sum", "no axes"), ("sum", 0), ("sum", 1), ("sum", "several"), ("sum", "negative"), ("sum", "None"),
+            ("add", "number"), ("linear", "None")} <= seen  # fmt: skip
+
+
+def test_samples_are_the_seeds():
+    a, b = (samples("linear", np.random.default_rng(3)) for _ in range(2))
+    np.testing.assert_equal(a.args, b.args)
+    with pytest.raises(ValueError, match="no_such"):
+        samples("no_such", np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(("there", "back"), [("float32", "float64"), ("float64", "float32")])
+def test_astype_between_widths(there, back):
+    x = Tensor(np.array([0.1, -2.0]), requires_grad=True).astype(there)
+    y = x.astype(back)
+    (g,) = mv.grad(y, [x], np.array([1.5, 0.1]))
+    assert y.dtype == back
+    assert g.dtype == there
+    np.testing.assert_allclose(g.data, [1.5, 0.1], rtol=1e-7)
+
+
+@pytest.mark.parametrize("scalar", [np.float64(2), np.sqrt(2), np.int64(3), 2, 0.5])
+def test_a_numpy_scalar_does_not_widen_float32(scalar):
+    x = Tensor(np.ones(3, np.float32), requires_grad=True)
+    for y in (x * scalar, scalar * x, x / scalar, x - scalar, x**scalar, mv.ops.maximum(x, scalar)):
+        assert y.dtype == np.float32
+        assert mv.grad(y.sum(), [x])[0].dtype == np.float32
+
+
+def test_a_gradient_of_a_branch_not_taken_is_zero_even_if_the_cotangent_is_infinite():
+    x, y = (Tensor(np.ones(2), requires_grad=True) for _ in range(2))
+    gx, gy = mv.grad(mv.ops.where(np.array([True, False]), x, y), [x, y], np.array([np.inf, 1.0]))
+    np.testing.assert_array_equal(gx.data, [np.inf, 0])
+    np.testing.assert_array_equal(gy.data, [0, 1])
+
+
+def test_erf_is_math_erf():
+    import math
+
+    x = np.concatenate([np.linspace(-6, 6, 2001), [0.0, 1.0, -1.0, 30.0, -30.0]])
+    np.testing.assert_allclose(mv.ops.erf(x), [math.erf(v) for v in x], rtol=2e-15)
+    x32 = x.astype(np.float32)
+    np.testing.assert_allclose(mv.ops.erf(x32), [math.erf(v) for v in x32], rtol=3e-7)
+    assert mv.ops.erf(np.asarray(0.5)) == pytest.approx(math.erf(0.5), rel=1e-15)
+
+
+def test_large_arguments_do_not_overflow():
+    x = np.array([[1000.0, -1000.0, 0.0]])
+    np.testing.assert_array_equal(mv.ops.softmax(x), [[1, 0, 0]])
+    np.testing.assert_array_equal(mv.ops.log_softmax(x), [[0, -2000, -1000]])
+    np.testing.assert_array_equal(mv.ops.logsumexp(x, axis=1), [1000])
+    assert mv.ops.cross_entropy(x, np.array([1])) == 2000
+
+
+def test_fused_operations_in_several_blocks(monkeypatch):
+    """The loops over blocks that stay in cache, with blocks of a row or two; samples are too small to have more than one."""
+    from minivit.backend import blocks
+
+    monkeypatch.setitem(blocks.__globals__, "BLOCK_BYTES", 64)
+    for name in ("gelu", "layer_norm", "scaled_dot_product_attention", "multi_head_attention"):
+        for seed in range(20):
+            for check in (properties.first_order, properties.fused_is_its_reference):
+                properties.run(name, check, seed)
