@@ -1,0 +1,70 @@
+"""Asking a model: its logits for many images, and how often and how surely it is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from minivit.autograd import no_grad, ops
+from minivit.backend import to_device, to_numpy
+from minivit.data.dataset import Dataset, natural
+
+
+def predict(model: Callable[..., Any], images: np.ndarray, batch_size: int = 256) -> np.ndarray:
+    """The model's logits, (n, H, W, C) -> (n, classes), a NumPy array; in evaluation mode, nothing is recorded.
+
+    Args:
+        model: anything from images to logits; a Module computes where its parameters are, and keeps its modes.
+        images: as the model takes them; n may be 0.
+        batch_size: how many at a time.
+    """
+    natural("batch_size", batch_size, least=1)
+    n = len(images)
+    with evaluating(model), no_grad():
+        if n == 0:  # one black image says how many classes there are
+            one = np.zeros((1, *np.shape(images)[1:]), getattr(images, "dtype", np.float32))
+            return to_numpy(model(placed(model, one)).data)[:0]
+        parts = [
+            to_numpy(model(placed(model, images[start : start + batch_size])).data) for start in range(0, n, batch_size)
+        ]
+    return np.concatenate(parts)
+
+
+def evaluate(model: Callable[..., Any], dataset: Dataset, batch_size: int = 256) -> dict[str, float]:
+    """{"accuracy": the share of images whose highest logit is their label's, "loss": the mean cross-entropy}.
+
+    Raises:
+        TypeError: if `dataset` is not a Dataset.
+        ValueError: if it is empty, or has labels that the model has no logits for.
+    """
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"dataset: expected a Dataset, got {type(dataset).__name__}; mv.data.Dataset(images, labels)")
+    if len(dataset) == 0:
+        raise ValueError("dataset: it has no images, there is nothing to evaluate")
+    logits = predict(model, dataset.images, batch_size)
+    losses = ops.cross_entropy(logits.astype(np.float64), dataset.labels, reduction="none")
+    return {"accuracy": float(np.mean(logits.argmax(axis=1) == dataset.labels)), "loss": float(np.mean(losses))}
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Within this block a model is in evaluation mode; afterwards every module in it is in the mode it was in."""
+    modules = list(model.modules()) if hasattr(model, "modules") else []
+    before = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.training = False
+        yield
+    finally:
+        for module, training in zip(modules, before):
+            module.training = training
+
+
+def placed(model: Any, images: Any) -> Any:
+    """Images on the device and in the dtype of the model's parameters, if it has any."""
+    for p in model.parameters() if hasattr(model, "parameters") else ():
+        return to_device(images, p.device).astype(p.dtype, copy=False)
+    return images
