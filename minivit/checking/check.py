@@ -1,0 +1,555 @@
+"""`mv.gradcheck`: is this gradient right?
+
+Two independent answers to one question, compared element by element: what the backward says (*analytic*), and central
+differences of the forward (*numeric*, `differences.py`). Both for a random cotangent: with ones, a gradient in the
+wrong places or one that forgets the cotangent can pass. Where they differ, the element is looked at closely before
+anything is called wrong, and then `diagnosis.py` looks for the reason.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from minivit.checking.diagnosis import Point, diagnose
+from minivit.checking.differences import EPS, STEP, Line, Refined, complex_step, differences, noise_of, refine
+from minivit.checking.form import Form
+from minivit.checking.problem import Arguments, HandWritten, Problem, Recorded, check_forward
+from minivit.checking.report import Finding, GradcheckError, Report, Row
+
+Array = np.ndarray
+_CLOSE_LOOKS = 256  # elements that may be refined: about 30 calls of f each
+_ENOUGH = 8  # once so many are certainly wrong, the others need no close look
+
+
+def gradcheck(
+    f: Callable[..., Any],
+    *inputs: Any,
+    vjp: Callable[..., Any] | None = None,
+    order: int = 1,
+    seed: int = 0,
+    rtol: float = 1e-7,
+    max_elements: int = 2000,
+) -> Report:
+    """Checks the gradient of f against finite differences, and says what is wrong with it.
+
+        mv.gradcheck(my_op, np.array([0.5, -1.0]), order=2)                          # an operation, or a function of some
+        mv.gradcheck(lambda x: x * x, np.ones(3), vjp=lambda g, x: (2 * g * x,))     # NumPy, with a backward by hand
+
+    Args:
+        f: from arrays to one array. Without `vjp`: written in minivit operations, so that it can be called on Tensors.
+        inputs: arrays or Tensors, random ones rather than special ones, away from kinks. Floating-point ones are
+            differentiated, in float64; integer arrays (labels, indices) are handed through.
+        vjp: the backward, vjp(g, *inputs) -> one gradient per input, a tuple or the one (None for integer inputs).
+        order: of the highest derivative, 1 to 3. Lower ones are checked first. Order k checks the gradient of the
+            gradient of order k - 1, by the inputs and by the cotangent. More than 1 only without `vjp`.
+        seed: of the cotangents; reproduces the check.
+        rtol: how nearly the two must agree, relative to the element.
+        max_elements: up to so many every element of every input is looked at (a quarter of it at order 2, a sixteenth
+            at order 3); beyond, random directions and some elements, among them those that the directions lead to.
+
+    Returns:
+        The report. Its verdict is "right", or "inconclusive" where the differences cannot decide: at a kink of f, or
+        when f is computed too roughly.
+
+    Raises:
+        GradcheckError: the gradient is wrong. An AssertionError, whose `report` says how and, where the numbers show it,
+            why.
+        ValueError, TypeError: there is something wrong with f or with the arguments instead.
+    """
+    problem = _problem(f, inputs, vjp, order, seed)
+    with np.errstate(all="ignore"):  # what overflows or divides by zero is found in the numbers
+        return _orders(problem, order, seed, rtol, max_elements)
+
+
+def _orders(problem: Problem, order: int, seed: int, rtol: float, max_elements: int) -> Report:
+    report = None
+    for k in range(1, order + 1):
+        rng = np.random.default_rng([seed, k])
+        if k == 1:
+            y = check_forward(problem)
+            g = _cotangent(rng, y.shape)
+        else:
+            assert isinstance(problem, Recorded)
+            problem = problem.next_order(g)
+            try:
+                y = check_forward(problem)
+            except Exception as error:
+                raise _stopped(problem, k, seed, error) from error
+            g = _cotangent(rng, y.shape)
+        limit = max(1, max_elements // 4 ** (k - 1))
+        report, cause = _check(problem, y, g, rng, k, seed, rtol, limit)
+        if report.verdict == "wrong":
+            raise GradcheckError(report) from cause
+        if report.verdict != "right":
+            break
+    assert report is not None
+    return report
+
+
+def _problem(f: Any, inputs: tuple[Any, ...], vjp: Any, order: int, seed: int) -> Problem:
+    if not callable(f):
+        raise TypeError(f"f: expected a function, got {type(f).__name__}")
+    if vjp is not None and not callable(vjp):
+        raise TypeError(f"vjp: expected a function (g, *inputs) -> gradients, got {type(vjp).__name__}")
+    if isinstance(order, bool) or order not in (1, 2, 3):
+        raise ValueError(f"order: expected 1, 2 or 3, got {order!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise TypeError(f"seed: expected an integer, 0 or more, got {seed!r}")
+    if vjp is not None and order > 1:
+        raise ValueError(
+            f"order: got {order} with a vjp; a NumPy backward cannot be differentiated again, so only order 1 can be checked. "
+            "Write it as an operation (mv.op) for higher orders"
+        )
+    if not inputs:
+        raise TypeError("inputs: gradcheck needs at least one, gradcheck(f, x)")
+    arguments = Arguments(f, inputs)
+    if vjp is None:
+        return Recorded.of(f, arguments)
+    try:
+        inspect.signature(vjp).bind(None, *inputs)
+    except TypeError as error:
+        raise TypeError(f"vjp: is called as vjp(g, *inputs) with {len(inputs)} inputs, and does not take that: {error}") from None
+    except ValueError:  # no signature to look at
+        pass
+    return HandWritten(f, vjp, arguments)
+
+
+def _cotangent(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Random, of either sign, and none of it small: every output counts."""
+    return rng.uniform(0.5, 1.5, shape) * rng.choice([-1.0, 1.0], shape)
+
+
+# ---- one order ----
+
+
+@dataclass
+class Judged:
+    """What became of one input. Flat arrays over the elements that were looked at."""
+
+    elements: Array
+    a: Array
+    n: Array
+    bar: Array
+    columns: Array | None
+    wrong: Array
+    kinks: dict[int, Refined] = field(default_factory=dict)  # position -> one-sided slopes
+    unsure: dict[int, Refined] = field(default_factory=dict)
+    direction: str = ""  # "wrong" if a random direction is, though no element looked at
+
+
+def _check(
+    problem: Problem, y: Array, g: Array, rng: np.random.Generator, order: int, seed: int, rtol: float, limit: int
+) -> tuple[Report, Exception | None]:
+    """The report on one order, and the exception of the backward, if it raised one."""
+    report = Report("right", [], order, problem.name, seed)
+    form = problem.form(problem.inputs, g)
+    faults = list(form.findings)
+    if form.error is not None or any(f.code == "wrong_count" for f in faults):
+        report.verdict, report.findings = "wrong", faults
+        return report, form.error
+    report.passed += [name for name, codes in (("number, shape and dtype", {"wrong_shape", "wrong_dtype"}),
+                      ("inputs unchanged", {"mutated_input"})) if not codes & {f.code for f in faults}]  # fmt: skip
+    if order == 1:
+        faults += _float32_form(problem, g)
+
+    other = None
+    if form.usable:
+        analytic = problem.gradient(problem.inputs, g)
+        again, double = problem.gradient(problem.inputs, g), problem.gradient(problem.inputs, 2 * g)
+        other = problem.gradient(problem.inputs, _cotangent(rng, y.shape))
+        faults += _behavior(problem, analytic, again, double, other, report)
+    else:
+        analytic = [None if a is None else np.asarray(a, dtype=np.float64) for a in form.gradients]
+
+    judged, noise = _judge_all(problem, y, g, analytic, rng, rtol, limit)
+    wrong = [i for i, j in enumerate(judged) if j.wrong.any() or j.direction or (analytic[i] is not None
+             and analytic[i].shape != problem.inputs[i].shape)]  # fmt: skip
+    _fill(report, problem, analytic, judged, wrong)
+    if wrong or faults:
+        report.verdict = "wrong"
+        report.findings = _findings(problem, y, g, analytic, judged, other, form, faults, wrong, rng, rtol, limit)
+        _third_opinions(report, problem, y, g, analytic, rng)
+        return report, None
+    report.findings = _undecided(problem, judged, noise, rtol, analytic)
+    if report.findings:
+        report.verdict = "inconclusive"
+    return report, None
+
+
+def _float32_form(problem: Problem, g: Array) -> list[Finding]:
+    """Where the user gave float32: does float32 stay float32? Only what a backward by hand returns is looked at."""
+    if not isinstance(problem, HandWritten) or not all(problem.arguments.float32):
+        return []
+    low = [x.astype(np.float32) for x in problem.inputs]
+    try:
+        if np.asarray(problem.f(*problem.arguments.merge(low))).dtype != np.float32:
+            return []
+        form = problem.form(low, g.astype(np.float32))
+    except Exception:  # it was asked about float64 first, and worked there
+        return []
+    return [f for f in form.findings if f.code == "wrong_dtype"]
+
+
+def _behavior(
+    problem: Problem, a: list[Array], again: list[Array], double: list[Array], other: list[Array], report: Report
+) -> list[Finding]:
+    """Is the backward the same twice, and linear in the cotangent?"""
+    faults = []
+    for name, first, second, twice, elsewhere in zip(problem.names, a, again, double, other):
+        size = float(np.max(np.abs(first), initial=0.0))
+        if not np.isfinite(size):
+            continue
+        change = float(np.max(np.abs(second - first), initial=0.0))
+        if not change <= 1e-12 * size:
+            faults.append(Finding("nondeterministic", f"the gradient of {name} changes by up to {change:.2g} when the backward "
+                                  "is called again with the same arguments", {"change": change, "input": name}))  # fmt: skip
+            continue
+        gap = float(np.max(np.abs(twice - 2 * first), initial=0.0))
+        if gap > 1e-9 * size and np.max(np.abs(elsewhere - first)) > 1e-12 * size:
+            faults.append(Finding("unexplained", f"the gradient of {name} is not linear in the cotangent: doubling g changes it "
+                                  f"by {gap / size:.2g} more or less than twice", {"gap": gap, "input": name}))  # fmt: skip
+    if not faults:
+        report.passed += ["the same twice", "linear in g"]
+    return faults
+
+
+def _judge_all(
+    problem: Problem, y: Array, g: Array, analytic: list[Any], rng: np.random.Generator, rtol: float, limit: int
+) -> tuple[list[Judged], float]:
+    """Judges every input; also the largest noise met, relative to <|g|, |y|>."""
+    total = sum(x.size for x in problem.inputs)
+    judged, worst_noise = [], 0.0
+    size = float(np.sum(np.abs(g * y)))
+    for i, x in enumerate(problem.inputs):
+        f = _of_input(problem, i)
+        noise = noise_of(f, x, g, rng.standard_normal(x.shape)) if x.size else 0.0
+        worst_noise = max(worst_noise, noise / size if size else 0.0)
+        a = analytic[i]
+        comparable = a is not None and a.shape == x.shape
+        everything = total <= limit
+        share = max(8, limit * x.size // max(total, 1))
+        elements = np.arange(x.size) if everything or x.size <= share else np.sort(
+            rng.choice(x.size, min(x.size, max(8, share // 8)), replace=False))  # fmt: skip
+        judge = _Judge(f, x, g, a if comparable else None, noise, size, rtol, rng)
+        if not everything and comparable and len(elements) < x.size:
+            suspects, direction = judge.directions()
+            judged.append(judge.elements(np.union1d(elements, suspects).astype(int), False))
+            judged[-1].direction = direction if not judged[-1].wrong.any() and not judged[-1].kinks else ""
+        else:
+            judged.append(judge.elements(elements, x.size * g.size <= 2_000_000))
+    return judged, worst_noise
+
+
+class _Judge:
+    """Compares the analytic gradient of one input with the numeric one."""
+
+    def __init__(self, f: Any, x: Array, g: Array, a: Array | None, noise: float, size: float, rtol: float, rng: Any) -> None:
+        self.f, self.x, self.g, self.a, self.noise, self.size, self.rtol, self.rng = f, x, g, a, noise, size, rtol, rng
+        # a noisy function needs a wider step: h⁴ against noise / h
+        self.step = min(0.05, max(STEP, (noise / size) ** 0.2)) if size else STEP
+
+    def tolerance(self, n: Any, scale: float) -> Any:
+        rounding = min(20 * self.noise / self.step, 1e-8 * max(scale, self.size))
+        return self.rtol * np.abs(n) + 1e-9 * scale + rounding
+
+    def elements(self, elements: Array, keep: bool) -> Judged:
+        numeric = differences(self.f, self.x, self.g, elements.tolist(), self.step, keep)
+        n, bar = numeric.value, numeric.bar
+        a = np.full(len(elements), np.nan) if self.a is None else self.a.reshape(-1)[elements]
+        judged = Judged(elements, a, n, bar, numeric.columns, np.zeros(len(elements), bool))
+        if self.a is None or not len(elements):
+            return judged
+        scale = float(np.max(np.abs(n[np.isfinite(n)]), initial=0.0))
+        with np.errstate(invalid="ignore"):
+            excess = np.abs(a - n) - self.tolerance(n, scale)
+        suspects = np.flatnonzero(~(excess <= 0))
+        order = np.argsort(-np.where(np.isfinite(excess[suspects]), excess[suspects], np.inf), kind="stable")
+        for k in suspects[order][:_CLOSE_LOOKS]:
+            self._close_look(judged, int(k), scale)
+            if judged.wrong.sum() >= _ENOUGH:
+                break
+        if judged.wrong.sum() >= _ENOUGH:
+            looked = {*judged.kinks, *judged.unsure}
+            for k in suspects:
+                if int(k) not in looked and excess[k] > 10 * bar[k]:
+                    judged.wrong[k] = True
+        return judged
+
+    def _close_look(self, judged: Judged, k: int, scale: float) -> None:
+        i = int(judged.elements[k])
+        d = np.zeros(self.x.shape)
+        d.flat[i] = 1.0
+        start = 4 * self.step * max(1.0, abs(self.x.flat[i]))
+        r = refine(Line(self.f, self.x, d, self.g), self.noise, start)
+        verdict = self.verdict(float(judged.a[k]), r, scale)
+        if not math.isnan(r.value):
+            judged.n[k], judged.bar[k] = r.value, r.bar
+        if verdict == "wrong":
+            judged.wrong[k] = True
+        elif verdict == "kink":
+            judged.kinks[k] = r
+        elif verdict == "unsure":
+            judged.unsure[k] = r
+
+    def verdict(self, a: float, r: Refined, scale: float) -> str:
+        slack = 1e-6 * max(abs(r.left), abs(r.right)) + 1e-9 * scale + 20 * self.noise / self.step
+        if r.kink == "jump":
+            return "kink"
+        if r.kink and (not math.isfinite(a) or min(r.left, r.right) - slack <= a <= max(r.left, r.right) + slack):
+            return "kink"
+        if r.kink:
+            return "wrong"
+        if math.isnan(r.value):
+            return "unsure"
+        if not math.isfinite(a):
+            return "wrong"
+        error = abs(a - r.value)
+        if error <= self.tolerance(r.value, scale):
+            return "right"
+        return "unsure" if error <= 5 * r.bar else "wrong"
+
+    def directions(self, count: int = 4) -> tuple[Array, str]:
+        """Compares along random directions. One that disagrees is halved, and halved again, down to a few elements."""
+        assert self.a is not None
+        found: list[int] = []
+        result = ""
+        for _ in range(count):
+            d = _direction(self.rng, self.x)
+            if self._disagreement(d) <= 1:
+                continue
+            part = np.arange(self.x.size)
+            while len(part) > 8:
+                halves = np.array_split(part, 2)
+                part = max(halves, key=lambda half: self._disagreement(_only(d, half), close=False))
+            found += part.tolist()
+            result = "wrong"
+        return np.array(found, dtype=int), result
+
+    def _disagreement(self, d: Array, close: bool = True) -> float:
+        """|analytic - numeric| along d, in units of what may be put down to the method."""
+        assert self.a is not None
+        phi = Line(self.f, self.x, d, self.g)
+        h = self.step
+        far, near = (phi(h) - phi(-h)) / (2 * h), (phi(h / 2) - phi(-h / 2)) / h
+        n, bar, a = (4 * near - far) / 3, abs(near - far) / 3, float(np.sum(self.a * d))
+        scale = float(np.linalg.norm(self.a * d))
+        if not math.isfinite(a):
+            return math.inf
+        if not close:
+            return abs(a - n)
+        if abs(a - n) <= self.tolerance(n, scale):
+            return 0.0
+        r = refine(phi, self.noise, 4 * h)
+        n, bar = (r.value, r.bar) if not math.isnan(r.value) else (n, bar)
+        return abs(a - n) / (self.tolerance(n, scale) + 5 * bar)
+
+
+def _of_input(problem: Problem, i: int) -> Callable[[Array], Array]:
+    def f(x: Array) -> Array:
+        return problem.value(*problem.inputs[:i], x, *problem.inputs[i + 1 :])
+
+    return f
+
+
+def _direction(rng: np.random.Generator, x: Array) -> Array:
+    d = rng.standard_normal(x.shape)
+    return d / (np.linalg.norm(d) or 1.0)
+
+
+def _only(d: Array, elements: Array) -> Array:
+    part = np.zeros(d.shape)
+    part.flat[elements] = d.flat[elements]
+    return part
+
+
+# ---- what to report ----
+
+
+def _fill(report: Report, problem: Problem, analytic: list[Any], judged: list[Judged], wrong: list[int]) -> None:
+    total = sum(x.size for x in problem.inputs)
+    report.counts = {"checked": sum(len(j.elements) for j in judged), "total": total,
+                     "wrong": int(sum(j.wrong.sum() for j in judged))}  # fmt: skip
+    report.analytic = analytic
+    full = [len(j.elements) == x.size for j, x in zip(judged, problem.inputs)]
+    report.numeric = [j.n.reshape(x.shape) if all_ else None for j, x, all_ in zip(judged, problem.inputs, full)]
+    report.bars = [j.bar.reshape(x.shape) if all_ else None for j, x, all_ in zip(judged, problem.inputs, full)]
+    undecided = [i for i, j in enumerate(judged) if j.kinks or j.unsure]
+    shown = wrong[:1] or undecided[:1]
+    if shown:
+        report.input, report.shape = problem.names[shown[0]], problem.inputs[shown[0]].shape
+    rows: list[tuple[float, Row]] = []
+    for i in shown or range(len(judged)):
+        j, x = judged[i], problem.inputs[i]
+        if analytic[i] is None or analytic[i].shape != x.shape:
+            continue
+        for k, element in enumerate(j.elements):
+            index = tuple(int(m) for m in np.unravel_index(element, x.shape))
+            row = Row(index, float(x.flat[element]), float(j.a[k]), float(j.n[k]), float(j.bar[k]))
+            concern = j.wrong[k] if wrong else (k in j.kinks or k in j.unsure)
+            error = row.error if math.isfinite(row.error) else math.inf
+            rows.append((error + (1e300 if concern else 0), row))
+    rows.sort(key=lambda pair: -pair[0])
+    report.rows = [row for _, row in rows[:5]]
+
+
+def _undecided(problem: Problem, judged: list[Judged], noise: float, rtol: float, analytic: list[Any]) -> list[Finding]:
+    findings: list[Finding] = []
+    for i, (j, name) in enumerate(zip(judged, problem.names)):
+        if j.kinks:
+            k, r = next(iter(j.kinks.items()))
+            index = tuple(int(m) for m in np.unravel_index(j.elements[k], problem.inputs[i].shape))
+            how = "jumps" if r.kink == "jump" else f"has the slope {r.left + 0.0:.6g} on the left and {r.right + 0.0:.6g} on the right"
+            findings.append(Finding("kink", f"the function {how} at element {list(index)} of {name}, so there is no derivative to "
+                            f"compare with ({len(j.kinks)} such); choose inputs away from kinks",
+                            {"input": name, "count": len(j.kinks), "left": r.left, "right": r.right}))  # fmt: skip
+        if not j.unsure:
+            continue
+        worst = max((abs(j.a[k] - j.n[k]) for k in j.unsure if np.isfinite(j.n[k])), default=math.nan)
+        bar = max((j.bar[k] for k in j.unsure if np.isfinite(j.bar[k])), default=math.nan)
+        evidence = {"input": name, "error": float(worst), "bar": float(bar), "noise": noise}
+        if math.isnan(worst):
+            findings.append(Finding("inconclusive", f"the function is not defined on both sides of {len(j.unsure)} elements of "
+                            f"{name}; choose inputs inside its domain", evidence))  # fmt: skip
+        elif noise > 1e-10:
+            findings.append(Finding("float32_noise", f"the function's values carry a relative noise of {noise:.1e}: something in "
+                            f"it is computed in float32 ({np.finfo(np.float32).eps:.1e}); in float64 the gradient of {name} could "
+                            "be checked", evidence))  # fmt: skip
+        else:
+            findings.append(Finding("inconclusive", f"{len(j.unsure)} elements of {name} differ by up to {worst:.1e}, within a few "
+                            f"error bars (± {bar:.1e}): the differences have not converged there; choose other inputs, or a "
+                            "better conditioned function", evidence))  # fmt: skip
+    return findings
+
+
+def _findings(
+    problem: Problem, y: Array, g: Array, analytic: list[Any], judged: list[Judged], other: list[Array] | None,
+    form: Form, faults: list[Finding], wrong: list[int], rng: np.random.Generator, rtol: float, limit: int,
+) -> list[Finding]:  # fmt: skip
+    """The causes found at this point and confirmed at another one nearby, then the faults of form, then the rest."""
+    if not wrong:
+        return faults
+    points = [_point(problem, problem.inputs, y, g, analytic, judged, other)]
+    second = _second_point(problem, g, rng, rtol, limit, wrong, form.usable)
+    if second is not None:
+        points.append(second)
+    certain = [f for f in faults if f.code in ("nondeterministic", "mutated_input")]
+    causes = diagnose(points, wrong)
+    findings = [*certain, *causes, *(f for f in faults if f not in certain)]
+    codes = {f.code for f in findings}
+    if _single_precision(analytic, judged, wrong):
+        return [Finding("float32_noise", "the gradient was computed in float32: it differs by its rounding, and is exactly "
+                        "representable in it", {}), *findings]  # fmt: skip
+    if not codes:
+        i = wrong[0]
+        j = judged[i]
+        with np.errstate(all="ignore"):
+            ratio = (j.a / j.n)[j.wrong & (j.n != 0)]
+        text = f"; analytic / numeric lies between {ratio.min():.4g} and {ratio.max():.4g}" if ratio.size else ""
+        unequal = f"{int(j.wrong.sum())} of {len(j.elements)} elements looked at" if j.wrong.any() else "a random direction"
+        findings = [Finding("unexplained", f"the gradient of {problem.names[i]} is wrong in {unequal}{text}",
+                            {"input": problem.names[i], "wrong": int(j.wrong.sum())})]  # fmt: skip
+    return findings
+
+
+def _single_precision(analytic: list[Any], judged: list[Judged], wrong: list[int]) -> bool:
+    """Are the wrong gradients off by no more than float32 rounds, and made of float32 numbers?"""
+    for i in wrong:
+        a, j = analytic[i], judged[i]
+        if a is None or j.direction or not len(j.n) or not (a == a.astype(np.float32)).all():
+            return False
+        if np.max(np.abs(j.a - j.n)) > 1e-5 * np.max(np.abs(j.n)):
+            return False
+    return True
+
+
+def _point(
+    problem: Problem, inputs: list[Array], y: Array, g: Array, analytic: list[Any], judged: list[Judged],
+    other: list[Array] | None,
+) -> Point:  # fmt: skip
+    full = [len(j.elements) == x.size for j, x in zip(judged, inputs)]
+    n = [j.n.reshape(x.shape) if whole else j.n for j, x, whole in zip(judged, inputs, full)]
+    bar = [j.bar.reshape(x.shape) if whole else j.bar for j, x, whole in zip(judged, inputs, full)]
+    a = [None if a_ is None else a_ if whole or a_.shape != x.shape else j.a
+         for a_, j, x, whole in zip(analytic, judged, inputs, full)]  # fmt: skip
+
+    def full_sum(i: int) -> Array | None:
+        """The numeric gradient with input i first spread to the result's shape, if f allows that."""
+        x = inputs[i]
+        if x.shape == y.shape or y.size > 2000:
+            return None
+        try:
+            spread = np.array(np.broadcast_to(x, y.shape))
+            if not np.array_equal(problem.value(*inputs[:i], spread, *inputs[i + 1 :]), y):
+                return None
+            return differences(lambda v: problem.value(*inputs[:i], v, *inputs[i + 1 :]), spread, g, range(y.size)).value
+        except Exception:  # f is particular about the shape: then this is not known
+            return None
+
+    return Point(inputs, problem.names, y, g, a, n, bar, full, [j.columns for j in judged], other, problem.constants, full_sum)
+
+
+def _second_point(
+    problem: Problem, g: Array, rng: np.random.Generator, rtol: float, limit: int, wrong: list[int], usable: bool
+) -> Point | None:
+    """The same at x changed by up to a fifth, sign kept: coincidences of special inputs do not survive there."""
+    before = problem.inputs
+    problem.inputs = [x * (1 + 0.2 * rng.uniform(-1, 1, x.shape)) + 0.1 * (x == 0) * rng.uniform(-1, 1, x.shape)
+                      for x in before]  # fmt: skip
+    try:
+        y = check_forward(problem)
+        if y.shape != g.shape:
+            return None
+        if usable:
+            analytic: list[Any] = list(problem.gradient(problem.inputs, g))
+            other = problem.gradient(problem.inputs, _cotangent(rng, y.shape))
+        else:
+            analytic, other = [None if a is None else np.asarray(a, dtype=np.float64)
+                               for a in problem.form(problem.inputs, g).gradients], None  # fmt: skip
+        judged, _ = _judge_all(problem, y, g, analytic, rng, rtol, limit)
+        if not usable or all(judged[i].wrong.any() for i in wrong):
+            return _point(problem, problem.inputs, y, g, analytic, judged, other)
+        return None
+    except Exception:  # f or its backward does not take those inputs: then there is one point only
+        return None
+    finally:
+        problem.inputs = before
+
+
+def _third_opinions(
+    report: Report, problem: Problem, y: Array, g: Array, analytic: list[Any], rng: np.random.Generator
+) -> None:
+    """The complex step, where f carries complex numbers, and the Taylor slope, along one random direction of all inputs."""
+    if any(a is None or a.shape != x.shape or not np.isfinite(a).all() for a, x in zip(analytic, problem.inputs)):
+        return
+    ds = [_direction(rng, x) for x in problem.inputs]
+    slope = sum(float(np.sum(a * d)) for a, d in zip(analytic, ds))
+
+    def phi(t: float) -> float:
+        with np.errstate(all="ignore"):
+            return float(np.sum(g * (problem.value(*(x + t * d for x, d in zip(problem.inputs, ds))) - y)))
+
+    numeric = (4 * (phi(STEP / 2) - phi(-STEP / 2)) / STEP - (phi(STEP) - phi(-STEP)) / (2 * STEP)) / 3
+    if isinstance(problem, HandWritten) and len(problem.inputs) == 1:
+        value = complex_step(problem.complex_value, problem.inputs[0], ds[0], g)
+        if value is not None and abs(numeric - slope) > 1e-5 * abs(numeric):
+            nearer = "numeric" if abs(value - numeric) < abs(value - slope) else "analytic"
+            report.opinions.append(f"the complex step agrees with: {nearer}")
+    steps = 1e-2 / 2.0 ** np.arange(4)
+    remainder = np.array([abs(phi(h) - h * slope) for h in steps])
+    if np.isfinite(remainder).all() and remainder.min() > 1e3 * EPS * float(np.sum(np.abs(g * y))):
+        fitted = np.polyfit(np.log(steps), np.log(remainder), 1)[0]
+        report.opinions.append(f"Taylor slope {fitted:.2f} (2 if right, 1 if wrong)")
+
+
+def _stopped(problem: Problem, order: int, seed: int, error: Exception) -> GradcheckError:
+    """The gradient itself could not be computed as a function: at a higher order that is a fault of a rule."""
+    message = (f"the gradient of order {order - 1} could not be computed again: {type(error).__name__}: {error}. Rules use "
+               "operators, methods and mv.ops only")  # fmt: skip
+    finding = Finding("raised", message, {"error": type(error).__name__})
+    return GradcheckError(Report("wrong", [finding], order, problem.name, seed))
