@@ -18,7 +18,7 @@ from minivit.backend.arrays import (
     to_device,
     to_numpy,
 )
-from minivit.backend.blocks import blocks
+from minivit.backend.blocks import blocks, for_blocks, for_shares, num_threads, set_num_threads
 from minivit.backend.buffers import empty, empty_like
 from minivit.backend.kernels import gpu_kernel, kernel
 
@@ -29,11 +29,15 @@ __all__ = [
     "device_of",
     "empty",
     "empty_like",
+    "for_blocks",
+    "for_shares",
     "gpu_kernel",
     "gpu_status",
     "is_array",
     "kernel",
+    "num_threads",
     "resolve_device",
+    "set_num_threads",
     "to_device",
     "to_numpy",
 ]

@@ -1,17 +1,27 @@
-"""Walking over a large array in pieces that stay in the processor's cache.
+"""Walking over a large array in pieces that stay in the processor's cache, on all cores.
 
 A chain of elementwise passes over a large array reads and writes main memory at every pass. Done block by block, all
-passes but the first find their data in the cache. On a GPU there is one block: the whole.
+passes but the first find their data in the cache. The blocks are independent, and NumPy lets other threads run while
+it computes, so each core takes the next one. On a GPU there is one block: the whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-BLOCK_BYTES = 1 << 18  # per array in flight; a few of them share a second-level cache of 1 MiB
+BLOCK_BYTES = 1 << 17  # per array in flight; a few of them share a second-level cache of 512 KiB or more
+_WORTH_BYTES = 1 << 19  # waking a thread costs about as much as a pass over 100 KiB
+_WORTH_OPERATIONS = 4e6  # multiply-accumulates of a product that is cut
+
+_pool: ThreadPoolExecutor | None = None
+_threads: int | None = None
 
 
 def blocks(rows: int, row_bytes: int, xp: Any = np) -> Iterator[slice]:
@@ -19,3 +29,112 @@ def blocks(rows: int, row_bytes: int, xp: Any = np) -> Iterator[slice]:
     step = rows if xp is not np else max(1, BLOCK_BYTES // max(row_bytes, 1))
     for start in range(0, rows, max(step, 1)):
         yield slice(start, min(start + step, rows))
+
+
+def for_blocks(work: Callable[[slice], Any], rows: int, row_bytes: int, xp: Any = np) -> list[Any]:
+    """`[work(block) for block in blocks(...)]`, on several threads where that pays. An exception in one is raised here.
+
+    Matrix products within `work` run on one thread each, so that the BLAS does not compete with these threads.
+    """
+    return _run(work, list(blocks(rows, row_bytes, xp)), rows * row_bytes >= _WORTH_BYTES)
+
+
+def for_shares(work: Callable[[slice], Any], rows: int, operations: float, xp: Any = np) -> list[Any]:
+    """`work(share)` for one share of `range(rows)` per thread: for one large matrix product, cut along one axis.
+
+    Two products of half the size, on one thread each, take less time than one product on the BLAS's own two threads,
+    which wait for each other actively and slow everything down when another program wants a core.
+    """
+    shares = num_threads() if xp is np and operations >= _WORTH_OPERATIONS and rows >= 2 * num_threads() else 1
+    step = -(-rows // shares) if rows else 1
+    return _run(work, [slice(i, min(i + step, rows)) for i in range(0, rows, step)] or [slice(0, 0)], shares > 1)
+
+
+def _run(work: Callable[[slice], Any], todo: list[slice], worth_it: bool) -> list[Any]:
+    if len(todo) < 2 or not worth_it or num_threads() < 2:
+        return [work(block) for block in todo]
+    results: list[Any] = [None] * len(todo)
+    take = iter(range(len(todo)))  # next() on it is atomic
+
+    def run() -> None:
+        for i in take:
+            results[i] = work(todo[i])
+
+    with single_threaded_blas:
+        helpers = [_workers().submit(run) for _ in range(min(num_threads(), len(todo)) - 1)]
+        try:
+            run()
+        finally:
+            for _ in take:  # after an exception here, leave the helpers nothing more to do
+                pass
+            for helper in helpers:
+                helper.result()
+    return results
+
+
+class _SingleThreadedBlas:
+    """`with single_threaded_blas:` matrix products run on the thread that asks for them. May be nested."""
+
+    def __init__(self) -> None:
+        self._libraries: list[Any] | None = None
+        self._before: list[int] = []
+        self._depth = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._depth += 1
+            if self._depth == 1:
+                if self._libraries is None:
+                    from threadpoolctl import ThreadpoolController
+
+                    found = ThreadpoolController().select(user_api="blas").lib_controllers
+                    self._libraries = [library for library in found if "numpy" in library.filepath] or found
+                self._before = [library.get_num_threads() for library in self._libraries]
+                for library in self._libraries:
+                    library.set_num_threads(1)
+
+    def __exit__(self, *_: Any) -> None:
+        with self._lock:
+            self._depth -= 1
+            if self._depth == 0:
+                for library, n in zip(self._libraries or (), self._before):
+                    library.set_num_threads(n)
+
+
+single_threaded_blas = _SingleThreadedBlas()
+
+
+def num_threads() -> int:
+    """How many threads share elementwise work: the cores this process may use, unless `set_num_threads` said else."""
+    global _threads
+    if _threads is None:
+        if sys.platform == "emscripten":
+            _threads = 1
+        else:
+            _threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return _threads
+
+
+def set_num_threads(n: int | None) -> None:
+    """Sets the number of threads for elementwise work; None goes back to the number of cores."""
+    global _threads, _pool
+    if n is not None and n < 1:
+        raise ValueError(f"n: expected at least 1 thread, got {n}")
+    _threads, _pool = n, None
+
+
+def _workers() -> ThreadPoolExecutor:
+    global _pool
+    if _pool is None:
+        _pool = ThreadPoolExecutor(max(num_threads() - 1, 1), thread_name_prefix="minivit")
+    return _pool
+
+
+def _forget_workers() -> None:
+    global _pool
+    _pool = None
+
+
+if hasattr(os, "register_at_fork"):  # threads do not survive a fork
+    os.register_at_fork(after_in_child=_forget_workers)

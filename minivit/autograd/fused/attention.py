@@ -13,7 +13,7 @@ import math
 from minivit.autograd.fused import fused
 from minivit.autograd.fused.softmax import softmax
 from minivit.autograd.primitives import getitem, matmul, reshape, swapaxes, transpose
-from minivit.backend import array_module, blocks, empty
+from minivit.backend import array_module, empty, for_blocks
 
 
 def attention_probabilities(q, k, bias=None, scale=None):
@@ -129,7 +129,8 @@ def _attend(q, k, v, bias, scale, out, keep):
     M = k.shape[2]
     scale = 1 / math.sqrt(d) if scale is None else scale
     kept = empty((B, h, N, M), q.dtype, xp) if keep else None
-    for block in blocks(B, h * N * M * q.itemsize, xp):
+
+    def work(block):
         n = block.stop - block.start
         a = empty((n, h, N, M), q.dtype, xp) if kept is None else kept[block]
         xp.matmul(q[block], k[block].swapaxes(-1, -2), out=a)  # (n, h, N, d) @ (n, h, d, M) -> (n, h, N, M)
@@ -140,6 +141,8 @@ def _attend(q, k, v, bias, scale, out, keep):
         xp.exp(a, out=a)
         a /= a.sum(axis=-1, keepdims=True)
         xp.matmul(a, v[block], out=out[block])  # (n, h, N, M) @ (n, h, M, d) -> (n, h, N, d)
+
+    for_blocks(work, B, h * N * M * q.itemsize, xp)
     return kept
 
 
@@ -149,18 +152,23 @@ def _attend_vjp(g, q, k, v, probabilities, scale, gq, gk, gv, gbias):
     B, h, N, d = q.shape
     M = k.shape[2]
     scale = 1 / math.sqrt(d) if scale is None else scale
-    for block in blocks(B, h * N * M * q.itemsize, xp):
+
+    def work(block):
         a, gb = probabilities[block], g[block]
         xp.matmul(a.swapaxes(-1, -2), gb, out=gv[block])  # out = A V
         ga = empty(a.shape, a.dtype, xp)
         xp.matmul(gb, v[block].swapaxes(-1, -2), out=ga)
         ga *= a  # A = softmax(S): ∂S = A (∂A - Σ ∂A A)
         ga -= a * ga.sum(axis=-1, keepdims=True)
-        if gbias is not None:
-            gbias += _sum_to(ga, gbias.shape)
+        part = None if gbias is None else _sum_to(ga, gbias.shape)
         ga *= scale  # S = scale · Q Kᵀ + bias
         xp.matmul(ga, k[block], out=gq[block])
         xp.matmul(ga.swapaxes(-1, -2), q[block], out=gk[block])
+        return part
+
+    for part in for_blocks(work, B, h * N * M * q.itemsize, xp):
+        if gbias is not None:
+            gbias += part
 
 
 def _sum_to(ga, shape):

@@ -57,7 +57,7 @@ def cross_entropy(logits, labels, *, reduction="mean", label_smoothing=0.0):
 def _(g, probabilities, checked_labels, reduction, label_smoothing):
     xp = array_module(probabilities)
     B, K = probabilities.shape
-    gx = probabilities - label_smoothing / K if label_smoothing else probabilities.copy()
+    gx = probabilities - label_smoothing / K
     gx[xp.arange(B), checked_labels] -= 1 - label_smoothing
     gx *= g / B if reduction == "mean" else g if reduction == "sum" else g[:, None]
     return gx, None

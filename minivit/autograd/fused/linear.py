@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from minivit.autograd.fused import fused
 from minivit.autograd.primitives import add, matmul, reshape
-from minivit.backend import array_module, empty
+from minivit.backend import array_module, empty, for_shares
 
 
 def linear_reference(x, weight, bias=None):
@@ -30,30 +30,29 @@ def linear(x, weight, bias=None):
     if bias is not None and bias.shape != weight.shape[1:]:
         raise ValueError(f"linear: bias has shape {bias.shape}, expected {weight.shape[1:]}")
     rows = x.reshape(-1, x.shape[-1])
-    out = _product(rows, weight)
-    if bias is not None:
-        out = _add_in_place(out, bias)
+    xp = array_module(x, weight)
+    out = empty((len(rows), weight.shape[1]), xp.result_type(x, weight), xp)
+
+    def work(share):
+        y = xp.matmul(rows[share], weight, out=out[share])  # (n, d_in) @ (d_in, d_out) -> (n, d_out)
+        if bias is not None:
+            y += bias
+
+    for_shares(work, len(rows), rows.size * weight.shape[1], xp)
     return out.reshape(*x.shape[:-1], weight.shape[1])
 
 
 @linear.vjp
 def _(g, x, weight, bias, needs):
-    g2 = g.reshape(-1, g.shape[-1])  # (n, d_out)
-    gx = _product(g2, weight.T).reshape(x.shape) if needs[0] else None
-    gw = x.reshape(-1, x.shape[-1]).T @ g2 if needs[1] else None  # (d_in, n) @ (n, d_out)
-    gb = g2.sum(axis=0) if needs[2] else None
+    rows, g_rows = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+    gx = _product(g_rows, weight.T).reshape(x.shape) if needs[0] else None  # (n, d_out) @ (d_out, d_in)
+    gw = _product(rows.T, g_rows) if needs[1] else None  # (d_in, n) @ (n, d_out)
+    gb = g_rows.sum(axis=0) if needs[2] else None
     return gx, gw, gb
 
 
 def _product(a, b):
     xp = array_module(a, b)
-    if a.dtype != b.dtype:
-        return a @ b
-    return xp.matmul(a, b, out=empty((a.shape[0], b.shape[1]), a.dtype, xp))
-
-
-def _add_in_place(out, bias):
-    if bias.dtype != out.dtype:
-        return out + bias
-    out += bias
+    out = empty((a.shape[0], b.shape[1]), xp.result_type(a, b), xp)
+    for_shares(lambda share: xp.matmul(a[share], b, out=out[share]), len(a), a.size * b.shape[1], xp)
     return out
