@@ -41,7 +41,8 @@ class EMA:
         self.t += 1
         d = self.decay * (1 - self.decay ** (self.t - 1)) / (1 - self.decay**self.t)
         for average, p in zip(self.average, self.params):
-            average += (1 - d) * (p.data - average)
+            average *= d
+            average += (1 - d) * p.data
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -139,8 +139,9 @@ def fit(
     now = _Training(model, opt, None if ema is None else EMA(model.parameters(), ema))
     run = None
     if run_dir is not None:
-        config = {"training": settings, "model": describe_model(model), "train": describe_data(train), "test": describe_data(test)}
-        run = Run(run_dir, {**config, "about": dict(about or {})}, resume=resume is not None)
+        data = {"train": describe_data(train), "test": describe_data(test)}
+        config = {"training": settings, "model": describe_model(model), "data": data, "about": dict(about or {})}
+        run = Run(run_dir, config, resume=resume is not None)
         saved = run.load() if resume is not None else None
         if saved is not None:
             now.restore(*saved)
@@ -369,8 +370,8 @@ def _farewell(now: _Training, epoch: int, total: int, run: Run | None, how_to_re
     return f"{done}, and they are saved. To go on: {how}"
 
 
-def _describe_objective(objective: Objective) -> dict[str, Any]:
-    settings = dataclasses.asdict(objective) if dataclasses.is_dataclass(objective) else {}  # type: ignore[arg-type]
+def _describe_objective(objective: Any) -> dict[str, Any]:
+    settings = dataclasses.asdict(objective) if dataclasses.is_dataclass(objective) else {}
     return {"name": getattr(objective, "__qualname__", type(objective).__name__), **settings}
 
 
@@ -388,9 +389,9 @@ def _check_settings(
     if keep not in ("last", "best"):
         raise ValueError(f"keep: expected 'last' or 'best', got {keep!r}")
     if keep == "best" and not validation:
-        raise ValueError("keep='best' selects by the validation accuracy: give validation=0.1, say (the test set never selects)")
+        raise ValueError("keep='best' selects by validation accuracy, never by the test set: give validation=0.1, say")
     if objective is not None and label_smoothing:
-        raise ValueError("label_smoothing: belongs to the ordinary objective; with an objective of your own, smooth there")
+        raise ValueError("label_smoothing: belongs to the ordinary objective; smooth in the one you give")
     if not checkpoint_every >= 0:
         raise ValueError(f"checkpoint_every: expected seconds, 0 or more, got {checkpoint_every!r}")
     natural("shift", shift)

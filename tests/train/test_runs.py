@@ -1,0 +1,278 @@
+"""Runs on disk: a run that is stopped, in whatever way, ends with the bits of one that was not."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import minivit as mv
+from minivit.io import read_arrays, read_jsonl
+from tests.train.small import OPTIONS, Linear, digits, make_model
+
+ROOT = Path(__file__).parents[2]
+ONE_THREAD = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return digits()
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """A run that nothing stopped: (folder, history, weights)."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    model = make_model()
+    history = mv.train.fit(model, *data, run_dir=folder, **OPTIONS)
+    return folder, history, model.state_dict()
+
+
+class Stop(Exception):
+    pass
+
+
+def stopped_after(steps):
+    """The ordinary objective, but the power goes at the beginning of step number `steps`."""
+    ordinary = mv.train.CrossEntropy(OPTIONS["label_smoothing"])
+
+    def objective(model, images, labels, indices, step):
+        if step == steps:
+            raise Stop
+        return ordinary(model, images, labels, indices, step)
+
+    return objective
+
+
+def rows(history):
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in history]
+
+
+def test_what_a_run_leaves(whole, data):
+    folder, history, weights = whole
+    names = sorted(p.name for p in folder.iterdir())
+    assert names == ["checkpoints", "config.json", "metrics.jsonl", "model.safetensors"]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["training"]["lr"] == 3e-3
+    assert config["training"]["objective"] == {"name": "CrossEntropy", "label_smoothing": 0.1}
+    assert config["data"]["train"]["images"] == 200
+    assert read_jsonl(folder / "metrics.jsonl") == list(history)
+    model = mv.models.load(folder / "model.safetensors")
+    assert all(np.array_equal(a, weights[name]) for name, a in model.state_dict().items())
+    checkpoint = max((folder / "checkpoints").iterdir())
+    arrays, _ = read_arrays(checkpoint)
+    assert {name.split("/")[0] for name in arrays} == {"model", "optimizer", "ema"}
+
+
+@pytest.mark.parametrize("steps", [1, 6, 7, 14, 18])  # 6 steps an epoch: within one, at an end, just before the last
+def test_n_steps_are_k_steps_and_n_minus_k(steps, whole, data, tmp_path, monkeypatch):
+    _, history, weights = whole
+    if steps < 18:
+        real = mv.train.CrossEntropy.__call__
+        monkeypatch.setattr(mv.train.CrossEntropy, "__call__", lambda self, *a: stopped_after(steps)(*a) if a[4] == steps
+                            else real(self, *a))
+        with pytest.raises(Stop):
+            mv.train.fit(make_model(), *data, run_dir=tmp_path, checkpoint_every=0, **OPTIONS)
+        monkeypatch.undo()
+    else:
+        mv.train.fit(make_model(), *data, run_dir=tmp_path, checkpoint_every=0, **OPTIONS)
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2  # the last and the one before
+    model = make_model()
+    for p in model.parameters():  # the weights that come in do not matter
+        p.assign_(p.data * 0 + 7)
+    resumed = mv.train.fit(model, *data, resume=tmp_path, **OPTIONS)
+    assert rows(resumed) == rows(history)
+    assert rows(read_jsonl(tmp_path / "metrics.jsonl")) == rows(history)
+    for name, a in model.state_dict().items():
+        np.testing.assert_array_equal(a, weights[name], err_msg=name)
+
+
+def test_keep_best_survives_a_stop(data, tmp_path, monkeypatch):
+    options = OPTIONS | {"keep": "best", "ema": None, "lr": 0.3, "optimizer": "sgd", "epochs": 4}
+    model = make_model()
+    mv.train.fit(model, *data, **options)
+    real = mv.train.CrossEntropy.__call__
+    monkeypatch.setattr(mv.train.CrossEntropy, "__call__", lambda self, *a: stopped_after(20)(*a) if a[4] == 20
+                        else real(self, *a))
+    with pytest.raises(Stop):
+        mv.train.fit(make_model(), *data, run_dir=tmp_path, checkpoint_every=0, **options)
+    monkeypatch.undo()
+    again = make_model()
+    mv.train.fit(again, *data, resume=tmp_path, **options)
+    for name, a in again.state_dict().items():
+        np.testing.assert_array_equal(a, model.state_dict()[name], err_msg=name)
+
+
+def wait_for(condition, process):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def script(*args, **options):
+    return subprocess.Popen([sys.executable, "-m", "tests.train.small", *map(str, args)], cwd=ROOT, env=ONE_THREAD,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_kill_9_again_and_again(tmp_path):
+    """Killed at moments that have nothing to do with steps; then finished. Against a run of the same kind, unkilled."""
+    process = script(tmp_path / "whole")
+    assert process.wait() == 0, process.communicate()
+    process.communicate()
+    folder = tmp_path / "killed"
+    checkpoints = folder / "checkpoints"
+    for kill in range(3):
+        args = [folder, "resume"] if kill else [folder]
+        before = {p.name for p in checkpoints.glob("step*")} if checkpoints.exists() else set()
+        process = script(*args)
+        wait_for(lambda before=before: {p.name for p in checkpoints.glob("step*")} - before, process)
+        time.sleep(0.003 * kill)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, "it was done before it could be killed: make it longer"
+    process = script(folder, "resume")
+    assert process.wait() == 0, process.communicate()
+    process.communicate()
+    assert (folder / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    assert rows(read_jsonl(folder / "metrics.jsonl")) == rows(read_jsonl(tmp_path / "whole" / "metrics.jsonl"))
+
+
+def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path):
+    process = script(tmp_path)
+    wait_for(lambda: len(list((tmp_path / "checkpoints").glob("step*"))) > 1, process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    assert process.returncode != 0
+    assert "end" not in out
+    assert "TrainingInterrupted: stopped in epoch" in err
+    assert "To go on: GO ON LIKE THIS" in err
+    step = int(err.split("after step ")[1].split(" of")[0])
+    assert max((tmp_path / "checkpoints").iterdir()).name == f"step-{step:09d}.safetensors"
+
+
+def test_ctrl_c_in_this_process(data, tmp_path):
+    """The handler is given back, a second Ctrl-C is at once, and without a folder the message says so."""
+
+    def objective(model, images, labels, indices, step):
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        logits = model(images)
+        return mv.ops.cross_entropy(logits, labels), logits
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(mv.train.TrainingInterrupted, match=r"after step 3 of .*Nothing is on disk"):
+        mv.train.fit(Linear(), data[0], epochs=3, objective=objective, progress=False)
+    assert signal.getsignal(signal.SIGINT) is before
+    with pytest.raises(mv.train.TrainingInterrupted, match=r"resume='.*'"):
+        mv.train.fit(Linear(), data[0], epochs=3, objective=objective, progress=False, run_dir=tmp_path)
+
+    def twice(*args):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        raise AssertionError("the second Ctrl-C did not come through")
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        mv.train.fit(Linear(), data[0], epochs=3, objective=twice, progress=False)
+    assert not isinstance(caught.value, mv.train.TrainingInterrupted)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_other_settings_are_refused_and_named(whole, data):
+    folder, _, _ = whole
+    with pytest.raises(ValueError, match=r"training\.epochs was 3 and is 4 now; training\.lr was 0\.003 and is 0\.1 now"):
+        mv.train.fit(make_model(), *data, resume=folder, **(OPTIONS | {"lr": 0.1, "epochs": 4}))
+    with pytest.raises(ValueError, match=r"model\.config\.embed_dim was 16 and is 32 now"):
+        mv.train.fit(make_model(embed_dim=32), *data, resume=folder, **OPTIONS)
+    with pytest.raises(ValueError, match=r"model\.seeds was \[0\] and is \[1\] now"):
+        mv.train.fit(make_model(seed=1), *data, resume=folder, **OPTIONS)
+    train, test = data
+    other = mv.data.Dataset(1 - train.images, train.labels, train.classes)
+    with pytest.raises(ValueError, match=r"data\.train\.crc32"):
+        mv.train.fit(make_model(), other, test, resume=folder, **OPTIONS)
+    mv.train.fit(make_model(), *data, resume=folder, about={"command": "recorded, not compared"}, **OPTIONS)
+
+
+def test_a_run_is_not_overwritten(whole, data):
+    folder, _, _ = whole
+    with pytest.raises(FileExistsError, match="resume="):
+        mv.train.fit(make_model(), *data, run_dir=folder, **OPTIONS)
+    with pytest.raises(ValueError, match="leave out run_dir"):
+        mv.train.fit(make_model(), *data, run_dir=folder / "other", resume=folder, **OPTIONS)
+
+
+def test_nothing_to_resume(data, tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        mv.train.fit(make_model(), *data, resume=tmp_path / "nowhere", **OPTIONS)
+
+
+def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(whole, data, tmp_path):
+    _, _, weights = whole
+    mv.train.fit(make_model(), *data, run_dir=tmp_path, checkpoint_every=0, **OPTIONS)
+    last = max((tmp_path / "checkpoints").iterdir())
+    last.write_bytes(last.read_bytes()[:-100])
+    model = make_model()
+    with pytest.warns(UserWarning, match="truncated.*the checkpoint before"):
+        mv.train.fit(model, *data, resume=tmp_path, **OPTIONS)
+    assert all(np.array_equal(a, weights[name]) for name, a in model.state_dict().items())
+
+
+def test_a_folder_that_cannot_be_written_to(data, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    called = []
+
+    def objective(*args):
+        called.append(args)
+
+    with pytest.raises(OSError, match=r"run_dir: .*cannot be written to"):
+        mv.train.fit(Linear(), data[0], run_dir=tmp_path / "file" / "run", objective=objective, progress=False)
+    assert not called
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(whole, data, tmp_path, monkeypatch):
+    _, history, weights = whole
+    real = os.fsync
+    writes = []
+
+    def fsync(file):
+        writes.append(file)
+        if len(writes) > 14:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match=r"No space left.*last good checkpoint is .*step-\d+") as caught:
+        mv.train.fit(make_model(), *data, run_dir=tmp_path, checkpoint_every=0, **OPTIONS)
+    assert caught.value.errno == errno.ENOSPC
+    monkeypatch.undo()
+    assert not list(tmp_path.glob("**/*.tmp"))
+    model = make_model()
+    resumed = mv.train.fit(model, *data, resume=tmp_path, **OPTIONS)
+    assert rows(resumed) == rows(history)
+    assert all(np.array_equal(a, weights[name]) for name, a in model.state_dict().items())
+
+
+def test_a_nan_leaves_the_last_checkpoint(data, tmp_path):
+    def objective(model, images, labels, indices, step):
+        logits = model(images)
+        loss = mv.ops.cross_entropy(logits, labels)
+        return (loss if step < 3 else mv.ops.log(loss * 0.0 - 1.0)), logits
+
+    with pytest.raises(FloatingPointError, match="step 4.*log"):
+        mv.train.fit(Linear(), data[0], epochs=2, objective=objective, run_dir=tmp_path, checkpoint_every=0, progress=False)
+    assert max((tmp_path / "checkpoints").iterdir()).name == "step-000000003.safetensors"
+
+
+def test_a_module_of_ones_own(data, tmp_path):
+    model = Linear()
+    mv.train.fit(model, data[0], epochs=1, run_dir=tmp_path, progress=False)
+    arrays, _ = read_arrays(tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(arrays["head.weight"], model.state_dict()["head.weight"])
