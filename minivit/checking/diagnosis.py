@@ -37,6 +37,7 @@ class Point:
         columns: per input (elements, outputs): the numeric derivative of every output; None if too large.
         other: the analytic gradients for another random cotangent, or None.
         constants: integer arrays among the arguments.
+        derivative: of which order the gradient is. From the second on the result is flat, and its axes say nothing.
     """
 
     inputs: list[Array]
@@ -50,6 +51,7 @@ class Point:
     columns: list[Array | None]
     other: list[Array] | None
     constants: list[Array]
+    derivative: int = 1
     full_sum: Any = None  # (input) -> numeric gradient as if the input had the result's shape, or None
 
     def explains(self, i: int, guess: Any, target: Any = None, free: int = 0) -> bool:
@@ -78,7 +80,7 @@ class Hint(NamedTuple):
 
 def missing_broadcast_sum(p: Point, i: int) -> Iterator[Hint]:
     a, n = p.a[i], p.n[i]
-    if not p.full[i]:
+    if not p.full[i] or p.derivative > 1:
         return
     if a.shape != n.shape:
         for k in range(1, a.ndim + 1):
@@ -89,9 +91,9 @@ def missing_broadcast_sum(p: Point, i: int) -> Iterator[Hint]:
                         continue
                     for sign in (1, -1):
                         if p.explains(i, sign * total):
-                            yield Hint("missing_broadcast_sum", axes, f"the gradient of {p.names[i]} has shape {a.shape}; summed "
-                                       f"over {_axes(axes)}, along which the input was broadcast, it is {'minus ' * (sign < 0)}"
-                                       "the numeric one", {"axes": axes, "sign": sign})  # fmt: skip
+                            yield Hint("missing_broadcast_sum", axes, f"the gradient of {p.names[i]} has shape {a.shape}; "
+                                       f"summed over {_axes(axes)}, along which the input was broadcast, it is "
+                                       f"{'minus ' * (sign < 0)}the numeric one", {"axes": axes, "sign": sign})  # fmt: skip
                             return
         return
     spread = p.full_sum(i) if p.full_sum is not None else None
@@ -166,15 +168,15 @@ def _factor(p: Point, i: int) -> float | None:
 
 def mean_vs_sum(p: Point, i: int) -> Iterator[Hint]:
     c = _factor(p, i)
-    if c is None:
+    if c is None or p.derivative > 1:
         return
     for name, length in _reduced_lengths(p).items():
         for value, meaning in ((length, "the gradient of a sum where a mean is taken"),
                                (1 / length, "the gradient of a mean where a sum is taken")):  # fmt: skip
             for sign in (1, -1):
                 if math.isclose(c, sign * value, rel_tol=1e-6):
-                    yield Hint("mean_vs_sum", (length, value, sign), f"analytic = {c:.6g} × numeric for {p.names[i]}; {length} is "
-                               f"the length of {name}: {meaning}{', and the sign' * (sign < 0)}?",
+                    yield Hint("mean_vs_sum", (length, value, sign), f"analytic = {c:.6g} × numeric for {p.names[i]}; {length} "
+                               f"is the length of {name}: {meaning}{', and the sign' * (sign < 0)}?",
                                {"factor": c, "length": length})  # fmt: skip
                     return
 
@@ -187,8 +189,8 @@ def constant_factor(p: Point, i: int) -> Iterator[Hint]:
     if p.n[i].size < 2 and not known:  # one number is always a multiple of another
         return
     sign = "the sign and " if c < 0 else ""
-    yield Hint("constant_factor", f"{c:.5g}", f"analytic = {c:.6g} × numeric for {p.names[i]}, all elements: off by {sign}a "
-               f"constant factor{f', {known}' if known else ''}", {"factor": c})  # fmt: skip
+    yield Hint("constant_factor", (sign, known or f"{c:.5g}"), f"analytic = {c:.6g} × numeric for {p.names[i]}, all elements: "
+               f"off by {sign}a constant factor{f', {known}' if known else ''}", {"factor": c})  # fmt: skip
 
 
 def missing_factor(p: Point, i: int) -> Iterator[Hint]:
@@ -221,8 +223,8 @@ def softmax_off_diagonal(p: Point, i: int) -> Iterator[Hint]:
             for guess, text in ((p.g * y * (1 - y), "g p (1 - p), the diagonal of diag(p) - p pᵀ alone"),
                                 (p.g * y, "g p: the part - p pᵀ is missing")):  # fmt: skip
                 if p.explains(i, guess, a):
-                    yield Hint("softmax_off_diagonal", text, f"the gradient of {p.names[i]} is {text}; every output of a softmax "
-                               "depends on every input", {"axis": axis})  # fmt: skip
+                    yield Hint("softmax_off_diagonal", text, f"the gradient of {p.names[i]} is {text}; every output of a "
+                               "softmax depends on every input", {"axis": axis})  # fmt: skip
                     return
 
 
@@ -324,7 +326,7 @@ def missing_term(p: Point, i: int) -> Iterator[Hint]:
         for chosen in itertools.combinations_with_replacement(factors[:9], 3):
             term = p.g
             for _, value in chosen:
-                term = term * value if np.broadcast_shapes(term.shape, value.shape) == p.g.shape else term * np.nan
+                term = term * value if _spreads(value.shape, p.g.shape) else term * np.nan
             fitted = _fit(term, n.shape)
             if fitted is None or not np.isfinite(fitted).all() or not fitted.any():
                 continue
@@ -340,8 +342,8 @@ def missing_term(p: Point, i: int) -> Iterator[Hint]:
             size = np.sum(value * value, axis=axis, keepdims=True)
             scale = np.sum(rest * value, axis=axis, keepdims=True) / size
             if n.shape[axis] >= 3 and p.explains(i, scale * value, rest, free=scale.size * 2):
-                yield Hint("missing_term", (text, axis), f"numeric - analytic for {p.names[i]} is {text} along axis {axis}: the "
-                           "path through something reduced over that axis (a sum, mean or norm) is missing",
+                yield Hint("missing_term", (text, axis), f"numeric - analytic for {p.names[i]} is {text} along axis {axis}: "
+                           "the path through something reduced over that axis (a sum, mean or norm) is missing",
                            {"axis": axis, "term": text})  # fmt: skip
                 return
 
@@ -367,6 +369,8 @@ def diagnose(points: Sequence[Point], wrong: Sequence[int]) -> list[Finding]:
             for hint in hints:
                 if test is missing_term and found:  # the vaguest of the causes
                     continue
+                if test is misplaced and {"transposed", "permuted"} & {f.code for f in found}:  # said more exactly
+                    continue
                 if hint.code not in {f.code for f in found}:
                     found.append(Finding(hint.code, hint.message, {"input": points[0].names[i], **hint.evidence}))
     return found
@@ -382,12 +386,14 @@ def _axes(axes: Sequence[int]) -> str:
 def _fit(value: Array, shape: tuple[int, ...]) -> Array | None:
     """An array of the result's shape as one of the input's: summed where the input was broadcast, or spread where it
     was reduced. None if neither fits."""
-    try:
-        if value.ndim >= len(shape) and np.broadcast_shapes(value.shape, shape) == value.shape:
-            return unbroadcast(value, shape)
-        return np.array(np.broadcast_to(value, shape))
-    except ValueError:
-        return None
+    if _spreads(shape, value.shape):
+        return unbroadcast(value, shape)
+    return np.array(np.broadcast_to(value, shape)) if _spreads(value.shape, shape) else None
+
+
+def _spreads(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Whether an array of `shape` broadcasts to the shape `to`."""
+    return len(shape) <= len(to) and all(m in (1, n) for m, n in zip(reversed(shape), reversed(to)))
 
 
 def _known_values(p: Point, i: int) -> list[tuple[str, Array]]:
@@ -397,11 +403,8 @@ def _known_values(p: Point, i: int) -> list[tuple[str, Array]]:
     shape = p.n[i].shape
     known = []
     for name, value in candidates[:4]:
-        try:
-            if np.broadcast_shapes(value.shape, shape) == shape and value.any():
-                known.append((name, value))
-        except ValueError:
-            continue
+        if _spreads(value.shape, shape) and value.any():
+            known.append((name, value))
     return known
 
 

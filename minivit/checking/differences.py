@@ -8,7 +8,7 @@ Two steps cancel the first of the two errors (Richardson):
 The best step balances h⁴ against ε/h: h = ε^(1/5), about 7e-4 in float64, for some twelve right digits. In float32 the
 same balance leaves four, which is why everything here runs in float64.
 
-Where analytic and numeric disagree, `refine` looks closer: thirteen halvings of the step tell a wrong gradient from a
+Where analytic and numeric disagree, `refine` looks closer: sixteen halvings of the step tell a wrong gradient from a
 kink of f at or near x, from noise, and from a step that was too coarse.
 """
 
@@ -111,7 +111,7 @@ class Refined(NamedTuple):
     kink: str
 
 
-def refine(phi: Callable[[float], float], noise: float, start: float, halvings: int = 13) -> Refined:
+def refine(phi: Callable[[float], float], noise: float, start: float, halvings: int = 16) -> Refined:
     """φ'(0) from a ladder of steps (Ridders 1982): the step whose Richardson value changed least is the one believed.
 
     Args:

@@ -52,7 +52,7 @@ def form_of_call(
         with np.errstate(all="ignore"):
             came = vjp(g, *merged)
     except Exception as error:
-        return _raised(form, "the backward", error)
+        return form_of_error("the backward", error)
     labels = ["its cotangent", *(f"input {i}" for i in range(len(merged)))]
     for label in _changed(before, [g, *merged], labels):
         form.fault("mutated_input", f"the backward changed {label} in place; work on a copy", usable=True, what=label)
@@ -94,7 +94,7 @@ def form_of_graph(y: Tensor, g: Any, leaves: Sequence[Tensor], names: Sequence[s
             with np.errstate(all="ignore"):
                 came = node.op.backward(node, cotangent, needs, False)
         except Exception as error:
-            return _raised(form, where, error)
+            return form_of_error(where, error)
         labels = ["its cotangent", *(f"its input {_input_name(node, i)}" for i in range(len(kept))), "its result"]
         for label in _changed(before, watched, labels):
             form.fault("mutated_input", f"{where} changed {label} in place; work on a copy", usable=True, what=label)
@@ -116,7 +116,7 @@ def form_of_graph(y: Tensor, g: Any, leaves: Sequence[Tensor], names: Sequence[s
                         for k, leaf in enumerate(leaves):
                             form.gradients[k] = item if leaf is parent else form.gradients[k]
                         continue
-                    return form
+                    return _unknown(form)
             if node.op.broadcasts:
                 try:
                     item = unbroadcast(item, node.shapes[i])
@@ -124,12 +124,18 @@ def form_of_graph(y: Tensor, g: Any, leaves: Sequence[Tensor], names: Sequence[s
                     form.fault("wrong_shape", f"{where}: the gradient of {_input_name(node, i)} has shape {item.shape}, "
                                f"which no sum brings to the input's shape {node.shapes[i]}", came=item.shape,
                                expected=node.shapes[i])  # fmt: skip
-                    return form
+                    return _unknown(form)
             so_far = arrived.get(id(parent))
             arrived[id(parent)] = item if so_far is None else so_far + item
     for k, leaf in enumerate(leaves):
         if id(leaf) in arrived:
             form.gradients[k] = arrived[id(leaf)]
+    return form
+
+
+def _unknown(form: Form) -> Form:
+    """The walk ended inside the graph, so nothing is known of the gradients of the inputs."""
+    form.gradients = [None] * len(form.gradients)
     return form
 
 
@@ -155,9 +161,10 @@ def _look(form: Form, item: Any, shape: tuple[int, ...] | None, dtypes: set[Any]
     return item
 
 
-def _raised(form: Form, where: str, error: Exception) -> Form:
+def form_of_error(where: str, error: Exception) -> Form:
+    """The form of a gradient that there is none of, because computing it raised."""
+    form = Form(error=error)
     form.fault("raised", f"{where} raised {type(error).__name__}: {error}", error=type(error).__name__)
-    form.error = error
     return form
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from minivit.autograd import Op, Tensor, grad, no_grad
 from minivit.autograd.primitives import concatenate, reshape
 from minivit.backend import device_of, is_array, to_device, to_numpy
-from minivit.checking.form import Form, form_of_call, form_of_graph
+from minivit.checking.form import Form, form_of_call, form_of_error, form_of_graph
 
 Array = np.ndarray
 
@@ -167,7 +167,13 @@ class Recorded(Problem):
 
     def form(self, arrays: Sequence[Array], g: Array) -> Form:
         tensors = self._tensors(arrays, True)
-        return form_of_graph(self.function(*tensors), g, tensors, self.names)
+        try:
+            y = self.function(*tensors)
+        except Exception as error:
+            if self.derivative == 1:
+                raise
+            return form_of_error("a rule, given Tensors to be differentiated again,", error)  # the function is a gradient
+        return form_of_graph(y, g, tensors, self.names)
 
     def gradient(self, arrays: Sequence[Array], g: Array) -> list[Array]:
         tensors = self._tensors(arrays, True)
@@ -228,7 +234,8 @@ def _forward(f: Callable[..., Any], merged: list[Any]) -> Any:
     except Exception as error:
         raise ValueError(f"{_name(f)}: the function raised {type(error).__name__}: {error}") from error
     for old, new in zip(before, merged):
-        if old is not None and not np.array_equal(old, _copy(new), equal_nan=old.dtype.kind == "f"):
+        now = _copy(new)
+        if old is not None and now is not None and not np.array_equal(old, now, equal_nan=old.dtype.kind == "f"):
             raise ValueError(f"{_name(f)}: the function changed its own input; work on a copy")
     return out
 
@@ -239,7 +246,7 @@ def _copy(value: Any) -> Array | None:
 
 
 def _name(f: Callable[..., Any]) -> str:
-    return getattr(f, "name", None) or getattr(f, "__name__", type(f).__name__)
+    return str(getattr(f, "name", None) or getattr(f, "__name__", type(f).__name__))
 
 
 def _parameter_names(f: Callable[..., Any], count: int) -> list[str]:

@@ -61,7 +61,7 @@ class Finding(NamedTuple):
 class Row(NamedTuple):
     """One element of a gradient. `numeric` is known to ± `bar`."""
 
-    index: tuple[int, ...]
+    element: tuple[int, ...]
     x: float
     analytic: float
     numeric: float
@@ -80,7 +80,7 @@ class Row(NamedTuple):
         return self.analytic / self.numeric if self.numeric else float("nan")
 
     def cells(self) -> list[str]:
-        index = "[" + ",".join(map(str, self.index)) + "]"
+        index = "[" + ",".join(map(str, self.element)) + "]"
         return [index, f"{self.x:.4g}", f"{self.analytic:.5e}", f"{self.numeric:.5e} ±{self.bar:.0e}",
                 f"{self.error:.1e}", f"{self.relative:.1e}", f"{self.ratio:.4g}"]  # fmt: skip
 
@@ -133,7 +133,10 @@ class Report:
         if self.verdict == "right":
             worst = max((row.error for row in self.rows), default=0.0)
             return f"{looked} agree with finite differences; largest error {worst:.1e}"
-        return f"{self.counts.get('wrong', 0)} elements differ; looked at {looked}"
+        wrong = self.counts.get("wrong", 0)
+        if wrong:
+            return f"{wrong} element{'s differ' if wrong > 1 else ' differs'}; looked at {looked}"
+        return f"looked at {looked}" if self.rows else ""
 
     def _tail(self) -> list[str]:
         lines = [*self.opinions]
@@ -145,7 +148,7 @@ class Report:
 
     def __str__(self) -> str:
         lines = textwrap.wrap(self._head(), 79, subsequent_indent="  ")
-        if self.counts:
+        if self.counts and self._counted():
             lines += textwrap.wrap(self._counted(), 79, initial_indent="  ", subsequent_indent="  ")
         for k, finding in enumerate(self.findings, 1):
             lines += textwrap.wrap(f"{k}. {finding.code}: {finding.message}", 79, initial_indent="  ",

@@ -1,0 +1,240 @@
+"""`mv.gradcheck` on operations: what passes to the third order, what is refused, and with which words."""
+
+import numpy as np
+import pytest
+
+import minivit as mv
+from minivit import ops
+
+rng = np.random.default_rng(3)
+IDS = np.array([0, 2, 2, 1])
+
+
+def away_from_zero(*shape):
+    return rng.uniform(0.2, 2, shape) * rng.choice([-1.0, 1.0], shape)
+
+
+FUNCTIONS = {
+    "product": (lambda x, y: x * y, (3, 2), (2,)),
+    "quotient": (lambda x, y: x / (2.5 + y), (3,), (3,)),
+    "matmul": (lambda x, y: x @ y, (2, 3), (3, 2)),
+    "relu": (ops.relu, (3, 3)),
+    "max": (lambda x: ops.max(x, axis=-1), (3, 3)),
+    "getitem": (lambda x: x[IDS] * x[IDS], (3, 2)),
+    "linear": (ops.linear, (3, 2), (2, 3), (3,)),
+    "softmax": (ops.softmax, (2, 4)),
+    "log_softmax": (ops.log_softmax, (2, 4)),
+    "layer_norm": (ops.layer_norm, (3, 4), (4,), (4,)),
+    "gelu": (ops.gelu, (5,)),
+    "gelu_tanh": (lambda x: ops.gelu(x, approximate=True), (5,)),
+    "cross_entropy": (lambda x: ops.cross_entropy(x, np.array([0, 2])), (2, 4)),
+    "attention": (ops.scaled_dot_product_attention, (1, 1, 3, 2), (1, 1, 3, 2), (1, 1, 3, 2)),
+    "im2col": (lambda x: ops.im2col(x, patch_size=2), (1, 2, 4, 1)),
+    "block": (lambda x, w, b: x + ops.gelu(ops.layer_norm(x, w, b)), (2, 4), (4,), (4,)),
+    "identity": (lambda x: x, (3,)),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_right_to_the_third_order(name):
+    f, *shapes = FUNCTIONS[name]
+    report = mv.gradcheck(f, *(away_from_zero(*shape) for shape in shapes), order=3)
+    assert (report.verdict, report.findings, report.order) == ("right", [], 3)
+
+
+def test_tensors_float32_and_integers_as_inputs():
+    logits = mv.Tensor(rng.standard_normal((3, 4)).astype(np.float32), requires_grad=True)
+    assert mv.gradcheck(ops.cross_entropy, logits, np.array([0, 1, 1]), order=2).verdict == "right"
+    assert logits.grad is None
+
+
+def cube_with(rule, **options):
+    def cube(x):
+        return x * x * x
+
+    op = mv.op(cube, **options)
+    op.vjp(rule)
+    return op
+
+
+def failure(f, *inputs, **options):
+    with pytest.raises(mv.GradcheckError) as caught:
+        mv.gradcheck(f, *inputs, **options)
+    assert isinstance(caught.value, AssertionError)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("rule", "code"),
+    [
+        (lambda g, x: g * x * x, "constant_factor"),
+        (lambda g, x: -3 * g * x * x, "wrong_sign"),
+        (lambda g, x: (g, g), "wrong_count"),
+        (lambda g, x: (3 * g * x * x).sum(0), "wrong_shape"),
+        (lambda g, x: (3 * g * x * x).T, "transposed"),
+        (lambda g, x: (3 * g * x * x).astype(np.float32), "wrong_dtype"),
+        (lambda g, x: [3 * g * x * x], "wrong_dtype"),
+        (lambda g, x: 1 / 0, "raised"),
+        (lambda g, x: None, "zero_gradient"),
+        (lambda g, x: np.multiply(g, 3 * x * x, out=g), "mutated_input"),
+    ],
+)
+def test_a_users_operation_alone_and_inside_a_function(rule, code):
+    cube = cube_with(rule)
+    x = away_from_zero(3, 2)
+    alone = failure(cube, x).report
+    assert alone.findings[0].code == code, str(alone)
+    inside = failure(lambda x: 2 * cube(x), x).report
+    assert inside.findings[0].code == ("wrong_shape" if code == "transposed" else code), str(inside)
+
+
+def test_a_rule_that_raises_is_the_cause():
+    def rule(g, x):
+        raise KeyError("scale")
+
+    error = failure(cube_with(rule), np.ones(3))
+    assert isinstance(error.__cause__, KeyError)
+    assert "scale" in str(error)
+
+
+def test_broadcast_is_summed_by_the_engine_only_where_declared():
+    def rule(g, x, y):
+        return g * y, g * x
+
+    x, y = away_from_zero(3, 4), away_from_zero(4)
+    plain, broadcasting = mv.op(lambda x, y: x * y), mv.op(lambda x, y: x * y, broadcasts=True)
+    plain.vjp(rule)
+    broadcasting.vjp(rule)
+    first = failure(plain, x, y).report.findings[0]
+    assert (first.code, first.evidence["axes"]) == ("missing_broadcast_sum", (0,))
+    assert mv.gradcheck(broadcasting, x, y, order=2).verdict == "right"
+
+
+@pytest.mark.parametrize("rule", [lambda g, x: 3 * g * x * getattr(x, "data", x), lambda g, x: np.multiply(3 * g, x * x)])
+def test_right_first_wrong_second_order(rule):
+    """A rule that leaves the graph: its numbers are right, their derivative is not."""
+    array_rule = cube_with(lambda g, x: rule(g, x) if isinstance(x, mv.Tensor) else 3 * g * x * x)
+    assert mv.gradcheck(array_rule, away_from_zero(4)).verdict == "right"
+    assert failure(array_rule, away_from_zero(4), order=2).report.order == 2
+
+
+def test_the_cotangent_is_an_input_of_the_second_order():
+    """Right in x and wrong in g: the rule takes the values of g, not g."""
+    cube = cube_with(lambda g, x: 3 * mv.Tensor(g.data) * x * x if isinstance(g, mv.Tensor) else 3 * g * x * x)
+    report = failure(cube, away_from_zero(4), order=2).report
+    assert report.order == 2
+    assert report.input == "the cotangent"
+    assert report.findings[0].code == "zero_gradient"
+
+
+@pytest.mark.parametrize("f", [ops.relu, lambda x: ops.max(ops.concatenate(x, 0 * x)), ops.sign], ids=["relu", "tie", "jump"])
+def test_kink_is_no_error(f):
+    x = np.array([0.0]) if f is not ops.sign else np.array([0.0, 1.0])
+    report = mv.gradcheck(f, x, order=2)
+    assert report.verdict == "inconclusive"
+    assert [finding.code for finding in report.findings] == ["kink"]
+
+
+def test_a_kink_nearby_is_no_kink_here():
+    assert mv.gradcheck(ops.relu, np.array([1e-4, -2e-5, 3e-3])).verdict == "right"
+    assert mv.gradcheck(ops.log, np.array([1e-4, 2e-6])).verdict == "right"
+
+
+def test_kink_with_a_gradient_of_neither_side_is_wrong():
+    failure(lambda x: np.maximum(x, 0), np.array([0.0, 1.0]), vjp=lambda g, x: g * (2.0 * (x == 0) + (x > 0)))
+
+
+def test_float32_inside_is_noise():
+    def f(x):
+        return x.astype(np.float32).astype(np.float64) ** 2
+
+    report = mv.gradcheck(f, away_from_zero(5), vjp=lambda g, x: 2 * g * x)
+    assert (report.verdict, report.findings[0].code) == ("inconclusive", "float32_noise")
+    failure(f, away_from_zero(5), vjp=lambda g, x: 3 * g * x)  # but no excuse for a factor
+
+
+def test_float32_inputs_must_stay_float32():
+    x = away_from_zero(4).astype(np.float32)
+    assert mv.gradcheck(lambda x: x * x, x, vjp=lambda g, x: 2 * g * x).verdict == "right"
+    report = failure(lambda x: x * x, x, vjp=lambda g, x: np.float64(2) * g * x).report
+    assert report.findings[0].code == "wrong_dtype"
+
+
+def test_edge_of_the_domain_is_inconclusive():
+    report = mv.gradcheck(ops.sqrt, np.array([0.0, 1.0]))
+    assert (report.verdict, report.findings[0].code) == ("inconclusive", "inconclusive")
+
+
+def test_one_wrong_element_of_many_is_found():
+    w = rng.standard_normal((100, 100))
+
+    def backward(g, x, w):
+        t = g * (1 - np.tanh(x @ w) ** 2)
+        gw = x.T @ t
+        gw[7, 31] *= 1.01
+        return t @ w.T, gw
+
+    report = failure(lambda x, w: np.tanh(x @ w), rng.standard_normal((3, 100)) / 5, w, vjp=backward).report
+    assert report.input == "input 1 (w)"
+    assert report.rows[0].element == (7, 31)
+    assert report.counts["checked"] < 1000
+    assert mv.gradcheck(lambda x, w: ops.relu(x @ w), rng.standard_normal((3, 100)), w).verdict == "right"
+
+
+_calls = []
+
+BAD = [
+    (lambda x: [x], "returned a list", TypeError),
+    (lambda x: None, "returned nothing", TypeError),
+    (lambda x: np.ones(3, int), "int64", TypeError),
+    (lambda x: x * np.nan, "NaN or infinity", ValueError),
+    (lambda x: _calls.append(1) or np.ones(len(_calls)), "shape", ValueError),
+    (lambda x: _calls.append(1) or x * len(_calls), "another value", ValueError),
+    (lambda x: x.__imul__(2), "changed its own input", ValueError),
+    (lambda x: x[17], "IndexError", ValueError),
+]
+
+
+@pytest.mark.parametrize(("f", "words", "error"), BAD)
+def test_bad_forward(f, words, error):
+    with pytest.raises(error, match=words):
+        mv.gradcheck(f, np.ones(3), vjp=lambda g, x: g)
+
+
+@pytest.mark.parametrize(
+    ("call", "words", "error"),
+    [
+        (lambda: mv.gradcheck(np.exp, np.ones(3)), "vjp=", TypeError),
+        (lambda: mv.gradcheck(lambda x: x.data, np.ones(3)), "left the graph", TypeError),
+        (lambda: mv.gradcheck(lambda x: x, np.ones(3), order=2, vjp=lambda g, x: g), "only order 1", ValueError),
+        (lambda: mv.gradcheck(lambda x: x, np.ones(3), order=4), "order: expected 1, 2 or 3", ValueError),
+        (lambda: mv.gradcheck(lambda x: x, np.ones(3), order=True), "order: ", ValueError),
+        (lambda: mv.gradcheck(lambda x: x, np.ones(3), seed="a"), "seed: ", TypeError),
+        (lambda: mv.gradcheck(lambda x: x), "at least one", TypeError),
+        (lambda: mv.gradcheck(lambda x: x, np.arange(3)), "floating-point", TypeError),
+        (lambda: mv.gradcheck(lambda x: x, "abc"), "real numbers", TypeError),
+        (lambda: mv.gradcheck(lambda x: x, np.ones(3) * 1j), "complex128", TypeError),
+        (lambda: mv.gradcheck(lambda x: x, np.array([np.nan])), "finite", ValueError),
+        (lambda: mv.gradcheck(lambda x: x, np.ones(3), vjp=3), "vjp: expected a function", TypeError),
+        (lambda: mv.gradcheck(lambda x: x, np.ones(3), vjp=lambda g: g), r"vjp\(g, \*inputs\)", TypeError),
+        (lambda: mv.gradcheck(7, np.ones(3)), "f: expected a function", TypeError),
+        (lambda: mv.gradcheck(mv.op(lambda x: x * 1), np.ones(3)), "has no rule yet", TypeError),
+    ],
+)
+def test_bad_arguments(call, words, error):
+    with pytest.raises(error, match=words):
+        call()
+
+
+def test_a_seed_reproduces_the_report_and_nothing_global_is_touched():
+    x = away_from_zero(4)
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    one, two, three = (str(failure(lambda x: x**2, x, vjp=lambda g, x: g * x, seed=s)) for s in (5, 5, 6))
+    assert one == two != three
+    assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
+
+
+def test_recording_state_is_left_as_it_was():
+    with mv.no_grad():
+        assert mv.gradcheck(ops.exp, np.ones(2), order=2).verdict == "right"
+        assert not (mv.Tensor(np.ones(2), requires_grad=True) * 2).requires_grad
