@@ -24,7 +24,7 @@ ROW, GAP, LETTER = 0.72, 0.3, 0.077  # inches: from row to row, between neighbor
 
 @picture
 def graph(y: Tensor, names: Mapping[str, Tensor] | None = None) -> Any:
-    """The graph of y: boxes are leaves, with their shapes, ellipses operations; an arrow is a use, with its shape.
+    """The graph of y: boxes are leaves, with their shapes, ellipses operations; an arrow is a use; beside the first the shape.
 
     Args:
         y: a result that needs a gradient; draw it before `backward` frees the graph.
@@ -39,10 +39,9 @@ def graph(y: Tensor, names: Mapping[str, Tensor] | None = None) -> Any:
     texts = [v.label if v.kind == "operation" else f"{v.label}\n{v.shape}".strip() for v in vertices]
     widths = [LETTER * max(map(len, text.split("\n"))) + 0.4 for text in texts]
     place, ways = _layout([v.depth for v in vertices], [(e.source, e.target) for e in edges], widths)
-    low = min(x - w / 2 for (x, _), w in zip(place, widths)) - 0.2
-    high = max(x + w / 2 for (x, _), w in zip(place, widths)) + 0.2
-    low, high = min(low, *(way[:, 0].min() - 0.5 for way in ways)), max(high, *(way[:, 0].max() + 0.7 for way in ways))
-
+    ends = [x + side * (w / 2 + 0.2) for (x, _), w in zip(place, widths) for side in (-1, 1)]
+    ends += [x + aside for way in ways for x in way[:, 0] for aside in (-0.5, 0.7)]  # to the right stands a shape
+    low, high = min(ends), max(ends)
     top, bottom = -0.45, place[:, 1].max() + 0.45
     fig = new_figure(high - low, bottom - top)
     fig.set_layout_engine("none")
@@ -54,6 +53,7 @@ def graph(y: Tensor, names: Mapping[str, Tensor] | None = None) -> Any:
               {"boxstyle": "ellipse,pad=0.25", "edgecolor": "black", "facecolor": "white"}
         boxes.append(ax.text(x, row, text, ha="center", va="center", fontsize=9, color="black", zorder=3, bbox=box))
     uses: dict[tuple[int, int], int] = {}
+    said: set[int] = set()  # a value's shape is written once
     for (source, target, shape), way in zip(edges, ways):
         again = uses[source, target] = uses.get((source, target), -1) + 1  # x * x: the second arrow bends aside
         ax.plot(way[:-1, 0], way[:-1, 1], color="0.3", linewidth=1.1, zorder=1)
@@ -61,7 +61,8 @@ def graph(y: Tensor, names: Mapping[str, Tensor] | None = None) -> Any:
             tuple(way[-2]), tuple(way[-1]), arrowstyle="-|>", mutation_scale=11, linewidth=1.1, color="0.3", zorder=2,
             patchA=boxes[source].get_bbox_patch() if len(way) == 2 else None, patchB=boxes[target].get_bbox_patch(),
             shrinkA=0, shrinkB=1, connectionstyle=f"arc3,rad={0.4 * again}"))
-        if shape is not None and vertices[source].kind == "operation" and not again:
+        if shape is not None and vertices[source].kind == "operation" and source not in said:
+            said.add(source)
             x, row = 0.5 * (way[0] + way[1])
             ax.text(x + 0.06, row, f"{shape}", fontsize=7.5, ha="left", va="center", color="0.3", zorder=2)
     return fig
@@ -84,7 +85,7 @@ def _layout(
     for s, t in edges:
         passed = list(range(len(row), len(row) + row[t] - row[s] - 1))
         row += range(row[s] + 1, row[t])
-        widths += [0.1] * len(passed)
+        widths += [0.3] * len(passed)
         chains.append([s, *passed, t])
         links += zip(chains[-1], chains[-1][1:])
     near: list[list[list[int]]] = [[[] for _ in row], [[] for _ in row]]

@@ -82,10 +82,10 @@ def adversarial(
         _says(axes[2, i], names[after[i]], sure_after[i], after[i] == labels[i], "not fooled",
               "fooled" if before[i] == labels[i] else "still wrong")
     factor = 1 / (2 * limit_)
-    for ax, name in zip(axes[:, 0], ("clean", f"perturbation\n× {factor:.3g}", "adversarial")):
+    for ax, name in zip(axes[:, 0], ("clean", f"perturbation\n× {factor:.3g}{'' if gray else ', gray is 0'}", "adversarial")):
         ax.set_ylabel(name, fontsize=11)
     if gray:
-        fig.colorbar(shown, ax=list(axes[1]), label="added", shrink=0.9, ticks=[-limit_, 0, limit_],
+        fig.colorbar(shown, ax=axes, label="added", shrink=0.3, aspect=12, ticks=[-limit_, 0, limit_],
                      format=lambda v, _: f"{v:+.2g}" if v else "0")
     fig.suptitle(_title(result, n, total))
     return fig

@@ -33,26 +33,27 @@ def attention(model: Any, image: Any, layer: int | None = None, head: int | None
     heads = _chosen("head", head, tiles.shape[1])
     tiles = tiles[layers][:, heads]
     if layer is not None and head is not None:
-        return _beside(image, tiles[0, 0], f"attention of {_who(model)}, layer {layers[0] + 1}, head {heads[0] + 1}",
+        return _beside(image, tiles[0, 0], f"attention of {_who(model)}, layer {layers[0]}, head {heads[0]}",
                        "share of the attention")
 
     whole, y, x = mosaic(tiles)
-    high, wide = whole.shape
-    width, height = _fit(wide / high, 7.0, 6.5)
-    fig = new_figure(width + 3.6, max(height, 2.2) + 0.9, compressed=True)
-    left, right = fig.subplots(1, 2, width_ratios=[2.3, width])
+    width, height = _fit(whole.shape[1] / whole.shape[0], 6.5, 6.5)
+    fig = new_figure(width + 3.5, max(height, 2.0) + 1.2)
+    left, right = fig.subplots(1, 2, width_ratios=[2.2, width + 1])
     show_image(left, image, "image")
     top, usual = float(tiles.max()), 2 * float(np.quantile(tiles, 0.995))
     shown = right.imshow(whole, cmap=AMOUNT, vmin=0, vmax=min(top, usual), interpolation="nearest")
-    right.set_xticks(x, [str(i + 1) for i in heads])
-    right.set_yticks(y, [str(i + 1) for i in layers])
+    right.set_xticks(x, [str(i) for i in heads])
+    right.set_yticks(y, [str(i) for i in layers])
     right.tick_params(length=0)
     right.spines[:].set_visible(False)
-    right.set(xlabel="head", ylabel="layer")
-    fig.suptitle(f"attention of {_who(model)} to the patches")
-    bar = fig.colorbar(shown, ax=right, label="share of the attention (one scale for all)",
+    tokens = maps[0].shape[-1]
+    right.set(xlabel="head", ylabel="layer", title=f"one color scale; dashed: uniform attention, 1/{tokens}")
+    bar = fig.colorbar(shown, cax=right.inset_axes((1.03, 0, 0.25 / width, 1)), label="share of the attention",
                        extend="max" if top > usual else "neither")  # a few outliers must not darken the rest
-    _mark_uniform(bar, maps[0].shape[-1])
+    bar.ax.axhline(1 / tokens, color="white", linewidth=1.5)
+    bar.ax.axhline(1 / tokens, color="black", linewidth=1.5, linestyle=(0, (2, 2)))
+    fig.suptitle(f"attention of {_who(model)} to the patches")
     return fig
 
 
@@ -112,10 +113,3 @@ def _chosen(name: str, index: int | None, n: int) -> list[int]:
 def _fit(ratio: float, width: float, height: float) -> tuple[float, float]:
     """The largest (w, h) with w / h = ratio that fits into width × height inches."""
     return (width, width / ratio) if ratio * height > width else (ratio * height, height)
-
-
-def _mark_uniform(bar: Any, tokens: int) -> None:
-    """A line on the color bar where attention paid to all tokens alike would lie."""
-    bar.ax.axhline(1 / tokens, color="white", linewidth=1.5)
-    bar.ax.axhline(1 / tokens, color="black", linewidth=1.5, linestyle=(0, (2, 2)))
-    bar.ax.text(-0.2, 1 / tokens, "uniform", ha="right", va="center", fontsize=8, transform=bar.ax.get_yaxis_transform())

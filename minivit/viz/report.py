@@ -61,7 +61,7 @@ body { margin: 0 auto; padding: 1rem; max-width: 60rem; color: var(--text); back
   font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", sans-serif }
 h1 { font-size: 1.7rem; line-height: 1.2 } h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem }
 figure { margin: 0 } img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 4px }
-figcaption, .note { color: var(--faint); font-size: .9rem; margin-top: .4rem }
+figcaption, .note { color: var(--faint); font-size: .9em; margin-top: .4rem }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .35rem .8rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap }

@@ -74,7 +74,7 @@ def new_figure(width: float, height: float, compressed: bool = False) -> Any:
 
 
 def png(figure: Any, dpi: float = 150) -> bytes:
-    """A matplotlib figure as the bytes of a PNG file; the same figure gives the same bytes."""
+    """A matplotlib figure as the bytes of a PNG file, which hold nothing but the picture: no date, no version."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
@@ -125,10 +125,10 @@ def shortened(name: str, most: int = 20) -> str:
 
 
 def radius(eps: float) -> str:
-    """eps as people write it: 8/255 where it is a whole number of gray levels, else a decimal."""
-    levels = eps * 255
-    whole = round(levels)
-    return f"{whole}/255" if whole and abs(levels - whole) < 1e-6 * whole and whole < 64 else f"{eps:.4g}"
+    """eps as people write it: 0.15 where two decimals say it, 8/255 where it is so many gray levels, else four digits."""
+    levels = round(eps * 255)
+    whole = levels > 0 and abs(eps * 255 - levels) < 1e-6
+    return f"{levels}/255" if whole and round(eps, 2) != eps else f"{eps:.4g}"
 
 
 def as_array(value: Any) -> np.ndarray:
