@@ -371,7 +371,7 @@ def _farewell(now: _Training, epoch: int, total: int, run: Run | None, how_to_re
 
 
 def _describe_objective(objective: Any) -> dict[str, Any]:
-    settings = dataclasses.asdict(objective) if dataclasses.is_dataclass(objective) else {}
+    settings: dict[str, Any] = dataclasses.asdict(objective) if hasattr(objective, "__dataclass_fields__") else {}
     return {"name": getattr(objective, "__qualname__", type(objective).__name__), **settings}
 
 

@@ -5,12 +5,15 @@ import sys
 
 import minivit as mv
 
-OPTIONS = dict(epochs=3, seed=5, batch_size=32, lr=3e-3, ema=0.9, validation=0.1, label_smoothing=0.1, progress=False)
+OPTIONS = {
+    "epochs": 3, "seed": 5, "batch_size": 32, "lr": 3e-3, "ema": 0.9, "validation": 0.1, "label_smoothing": 0.1,
+    "progress": False,
+}  # fmt: skip
+SIZES = {"image_size": 8, "patch_size": 4, "channels": 1, "embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 10}
 
 
 def make_model(seed=0, dropout=0.1, **options):
-    options = dict(image_size=8, patch_size=4, channels=1, embed_dim=16, depth=1, num_heads=2, num_classes=10) | options
-    return mv.models.ViT(dropout=dropout, drop_path=dropout, seed=seed, **options)
+    return mv.models.ViT(dropout=dropout, drop_path=dropout, seed=seed, **(SIZES | options))
 
 
 def digits(n=200):
