@@ -5,7 +5,7 @@ import pytest
 
 import minivit as mv
 from minivit.checking import CODES
-from tests.checking.wrong_rules import RIGHT, WRONG, draw
+from tests.checking.wrong_rules import RIGHT, WRONG, draw, write_into_x
 
 
 @pytest.mark.parametrize(("f", "vjp", "shapes", "codes"), [w[1:] for w in WRONG], ids=[w[0] for w in WRONG])
@@ -37,3 +37,19 @@ def test_special_inputs_do_not_mislead():
     with pytest.raises(mv.GradcheckError) as caught:
         mv.gradcheck(lambda x: x**2, np.ones(3), vjp=lambda g, x: g * x)
     assert caught.value.report.findings[0].code == "constant_factor"
+
+
+def test_a_small_error_is_not_explained_by_what_is_as_small():
+    """Half a millionth off, irregularly: refused, and no factor near 1 is made of it."""
+    off = 1 + 5e-7 * np.array([1.0, -0.4, 0.7, -1.0, 0.2])
+    x = draw([(5,)], 0)[0]
+    with pytest.raises(mv.GradcheckError) as caught:
+        mv.gradcheck(lambda x: x**2, x, vjp=lambda g, x: 2 * g * x * off)
+    assert [finding.code for finding in caught.value.report.findings] == ["unexplained"]
+
+
+def test_the_users_arrays_are_left_alone():
+    x = np.ones(4)
+    with pytest.raises(mv.GradcheckError):
+        mv.gradcheck(lambda x: x**2, x, vjp=write_into_x)
+    assert (x == 1).all()
