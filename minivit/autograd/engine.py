@@ -361,7 +361,13 @@ def checkpoint(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def checkpointed(*args: Any, **options: Any) -> Tensor:
         before = next(_serial)
         aliases = [Tensor(a.data, a.requires_grad) if isinstance(a, Tensor) else a for a in args]
-        y = f(*aliases, **options)
+        outer, mode.drawn = mode.drawn, []
+        try:
+            y = f(*aliases, **options)
+        finally:
+            drawn, mode.drawn = mode.drawn, outer
+            if outer is not None:
+                outer += drawn
         if not isinstance(y, Tensor):
             raise TypeError(f"checkpoint: the function must return one Tensor, got {type(y).__name__}")
         if not y.requires_grad:
@@ -369,7 +375,7 @@ def checkpoint(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
         # Tensors from outside that f used: the leaves, and the nodes made before f began
         own = {id(a) for a in aliases}
         outside = [t for t in _leaves(y, before) if id(t) not in own]
-        node = Node(_Checkpoint(f, args, before), (), (), options, None, ())
+        node = Node(_Checkpoint(f, args, drawn), (), (), options, None, ())
         node.args = args
         node.parents = tuple(
             (a if a.node is None else a.node) if isinstance(a, Tensor) and a.requires_grad else None for a in args
@@ -388,8 +394,9 @@ class _Checkpoint:
     broadcasts = False
     _kept = [True]
 
-    def __init__(self, f: Callable[..., Tensor], args: Sequence[Any], before: int) -> None:
+    def __init__(self, f: Callable[..., Tensor], args: Sequence[Any], drawn: list[int]) -> None:
         self.f = f
+        self.drawn = drawn  # so that dropout drops the same again, however many steps were taken in between
         self.inputs = [f"argument {i}" for i in range(max(len(args), 1))]
 
     def backward(self, node: Node, g: Any, needs: tuple[bool, ...], create_graph: bool) -> tuple[Any, ...]:
@@ -402,7 +409,7 @@ class _Checkpoint:
         else:
             aliases = [Tensor(a.data, need) if isinstance(a, Tensor) else a for a, need in zip(args, needs)]
         before = next(_serial)  # the walk ends at the aliases and at what f takes from outside
-        replaying, mode.replaying = mode.replaying, True
+        replaying, mode.replaying = mode.replaying, iter(self.drawn)
         try:
             y = self.f(*aliases, **node.options)
         finally:

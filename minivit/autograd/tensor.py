@@ -29,7 +29,8 @@ class _Mode(threading.local):
 
     recording = True
     anomaly = False
-    replaying = False  # a checkpointed function is being computed again: random layers repeat themselves
+    drawn: list[int] | None = None  # the steps at which random layers drew, where a checkpoint notes them
+    replaying: Iterator[int] | None = None  # those steps, while a checkpointed function is computed again
     depth = 0  # how many modules' calls are under way
 
 

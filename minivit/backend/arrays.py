@@ -86,8 +86,10 @@ def gpu_status() -> tuple[bool, str]:
     """Whether a GPU can be used, and the reason if not. Tries a tiny computation: an importable CuPy proves nothing."""
     try:
         cupy = _cupy()
-    except ImportError:
+    except ModuleNotFoundError:
         return False, "CuPy is not installed (pip install 'minivit[cuda12]' or 'minivit[cuda13]', whichever your driver has)"
+    except Exception as error:
+        return False, f"CuPy is installed, but cannot be imported: {error}"
     try:
         if not cupy.cuda.is_available():
             return False, "CuPy is installed, but finds no CUDA driver or device"

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -67,8 +67,11 @@ def _run(work: Callable[[slice], Any], todo: list[slice], worth_it: bool) -> lis
         finally:
             for _ in take:  # after an exception here, leave the helpers nothing more to do
                 pass
-            for helper in helpers:
-                helper.result()
+            # a helper that has not begun is not waited for: the pool may be busy, with the very work that called this
+            wait([helper for helper in helpers if not helper.cancel()])
+        for helper in helpers:
+            if not helper.cancelled():
+                helper.result()  # raises what was raised there
     return results
 
 
@@ -132,9 +135,9 @@ def _workers() -> ThreadPoolExecutor:
 
 
 def _forget_workers() -> None:
-    global _pool
-    _pool = None
+    global _pool, single_threaded_blas
+    _pool, single_threaded_blas = None, _SingleThreadedBlas()
 
 
-if hasattr(os, "register_at_fork"):  # threads do not survive a fork
+if hasattr(os, "register_at_fork"):  # threads do not survive a fork, and their locks stay locked
     os.register_at_fork(after_in_child=_forget_workers)

@@ -12,17 +12,23 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
+from itertools import count
 from math import prod
 from typing import Any
 
 import numpy as np
 
 _SMALLEST = 1 << 16  # bytes; below this the allocator is quick enough
-_SHELF_LIMIT = 1 << 30  # bytes kept on the shelf at most; what comes back beyond that is given to the system
+_SHELF_LIMIT = 1 << 30  # bytes kept on the shelf at most; beyond that, what was not asked for longest goes to the system
 
 _shelf: dict[int, deque[memoryview]] = {}  # size in bytes -> memory of that size that nobody uses
 _lent: dict[int, tuple[weakref.ref, memoryview]] = {}  # id of the weak reference -> (it, the memory its root covers)
+_asked: dict[int, int] = {}  # size in bytes -> when it was asked for last, by the clock
+_clock = count()
 _on_shelf = 0
+
+# Threads share these without a lock, since a reference may die anywhere, also while its own thread holds one: each
+# step is a single operation on a dict or deque, or an addition, which no other thread can interrupt.
 
 
 def empty(shape: tuple[int, ...], dtype: Any, xp: Any = np) -> Any:
@@ -33,11 +39,12 @@ def empty(shape: tuple[int, ...], dtype: Any, xp: Any = np) -> Any:
     if xp is not np or size < _SMALLEST:
         return xp.empty(shape, dtype)
     size = -(-size // _SMALLEST) * _SMALLEST  # rounded up, so that nearly equal shapes share
+    _asked[size] = next(_clock)
     try:
         memory = _shelf[size].pop()
         _on_shelf -= size
     except (KeyError, IndexError):
-        memory = memoryview(np.empty(size, np.uint8))
+        memory = memoryview(np.empty(size, np.uint8))  # type: ignore[arg-type]
     root = np.frombuffer(memory, np.uint8)
     reference = weakref.ref(root, _take_back)
     _lent[id(reference)] = (reference, memory)
@@ -53,6 +60,12 @@ def _take_back(reference: weakref.ref) -> None:
     global _on_shelf
     _, memory = _lent.pop(id(reference))
     size = memory.nbytes
-    if _on_shelf + size <= _SHELF_LIMIT:
-        _on_shelf += size
-        _shelf.setdefault(size, deque()).append(memory)
+    _shelf.setdefault(size, deque()).append(memory)
+    _on_shelf += size
+    while _on_shelf > _SHELF_LIMIT:
+        try:
+            oldest = min((size for size in list(_shelf) if _shelf[size]), key=_asked.__getitem__)
+            _shelf[oldest].popleft()
+        except (ValueError, IndexError):  # another thread was quicker
+            break
+        _on_shelf -= oldest

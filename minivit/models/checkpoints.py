@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import fields
 from typing import Any
+
+import numpy as np
 
 from minivit.io import CheckpointError, read_arrays, write_arrays
 from minivit.models.vit import ViT, ViTConfig
@@ -22,7 +23,7 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
     if not isinstance(model, ViT):
         raise TypeError(f"model: expected a ViT, which can be rebuilt from its settings, got {type(model).__name__}; "
                         "use mv.io.write_arrays(path, model.state_dict())")
-    metadata = {"format": FORMAT, "model": "ViT", "config": json.dumps(model.to_config())}
+    metadata = {"format": FORMAT, "model": "ViT", "config": json.dumps(model.to_config(), default=lambda number: number.item())}
     write_arrays(path, model.state_dict(), metadata)
 
 
@@ -35,26 +36,33 @@ def load(path: str | os.PathLike[str]) -> ViT:
     """
     arrays, metadata = read_arrays(path)
     if metadata.get("format") != FORMAT or metadata.get("model") != "ViT":
-        raise CheckpointError(f"{path}: not a minivit model (format {metadata.get('format')!r}, model "
-                              f"{metadata.get('model')!r}); mv.io.read_arrays gives its arrays")
+        raise CheckpointError(path, f"not a minivit model (format {metadata.get('format')!r}, model "
+                                    f"{metadata.get('model')!r}); mv.io.read_arrays gives its arrays")
     try:
-        settings = json.loads(metadata["config"])
-        unknown = settings.keys() - {f.name for f in fields(ViTConfig)}
-        if unknown:
-            raise ValueError(f"unknown settings {sorted(unknown)}")
-        config = ViTConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+        settings = json.loads(metadata.get("config", "null"))
+        config = ViTConfig.from_options({k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
         _check_size(config, sum(a.size for a in arrays.values()))
         model = ViT(config, seed=None)
-        model.to(dtype=arrays["head.weight"].dtype if "head.weight" in arrays else None)
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(path, f"its settings make no model: {error}") from error
+    if any(a.dtype == np.float64 for a in arrays.values()):
+        model.to(dtype="float64")
+    try:
         model.load_state_dict(arrays)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
+    except ValueError as error:
+        raise CheckpointError(path, str(error)) from error
     model.eval()
     return model
 
 
 def _check_size(config: ViTConfig, numbers: int) -> None:
-    """Refuses settings that promise far more weights than the file has, before memory is asked for them."""
-    promised = config.depth * config.embed_dim**2 * 4
-    if promised > 4 * numbers + 1_000_000:
-        raise ValueError(f"its settings (width {config.embed_dim}, depth {config.depth}) do not fit its {numbers:,} numbers")
+    """Refuses settings that promise far more weights, or tables, than the file has numbers, before memory is asked for."""
+    c = config
+    height, width = c.image_size  # type: ignore[misc]
+    patches = (height // c.patch_size) * (width // c.patch_size)
+    weights = c.depth * c.embed_dim * (4 * c.embed_dim + 2 * round(c.embed_dim * c.mlp_ratio))
+    weights += c.embed_dim * (c.patch_size**2 * c.channels + c.num_classes)
+    weights += {"learned": patches * c.embed_dim, "relative": c.depth * 4 * patches}.get(c.position, 0)
+    tables = {"relative": c.depth * patches**2}.get(c.position, patches * c.embed_dim)
+    if weights > 2 * numbers + 1000 or tables > 100 * numbers + 10_000_000:
+        raise ValueError(f"they promise about {weights:,} weights and tables of {tables:,} numbers, the file has {numbers:,}")

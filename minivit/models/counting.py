@@ -13,13 +13,18 @@ import numpy as np
 
 from minivit.autograd import Tensor
 from minivit.autograd.engine import _ancestors
+from minivit.autograd.tensor import recording
+from minivit.backend import to_device
+from minivit.nn.module import evaluating
 
 
 def count_macs(model: Callable[[Any], Tensor], image_shape: tuple[int, int, int]) -> int:
     """Multiply-accumulates of one forward pass on one image (H, W, C). "FLOPs" in papers usually means these."""
-    dtype = getattr(model, "dtype", np.float32)
-    images = Tensor(np.zeros((1, *image_shape), dtype), requires_grad=True)
-    return sum(_macs(node) for node in _ancestors(model(images).node))
+    dtype, device = getattr(model, "dtype", np.float32), getattr(model, "device", "cpu")
+    images = Tensor(to_device(np.zeros((1, *image_shape), dtype), device), requires_grad=True)
+    with evaluating(model), recording():
+        logits = model(images)
+    return sum(_macs(node) for node in _ancestors(logits.node))
 
 
 def _macs(node: Any) -> int:
@@ -27,7 +32,8 @@ def _macs(node: Any) -> int:
     if name == "linear":
         return math.prod(shapes[0]) * shapes[1][1]  # (n, d_in) @ (d_in, d_out)
     if name == "matmul":
-        return math.prod(shapes[0]) * shapes[1][-1]
+        a, b = (1, *shapes[0])[-max(len(shapes[0]), 2):], (*shapes[1], 1)[:max(len(shapes[1]), 2)]  # vectors as matrices
+        return math.prod(np.broadcast_shapes(a[:-2], b[:-2])) * a[-2] * a[-1] * b[-1]  # (..., n, d) @ (..., d, e)
     if name == "multi_head_attention":
         B, N, D3 = shapes[0]
         return 2 * B * N * N * D3 // 3  # Q Kᵀ and A V

@@ -8,6 +8,7 @@ import numpy as np
 
 from minivit.autograd import no_grad
 from minivit.backend import to_numpy
+from minivit.nn.module import evaluating
 
 
 def attention_maps(model: Any, images: Any) -> list[np.ndarray]:
@@ -18,14 +19,8 @@ def attention_maps(model: Any, images: Any) -> list[np.ndarray]:
     Raises:
         TypeError: if the model's forward takes no `intermediates`, or none of them is an attention.
     """
-    training = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with no_grad():
-            _, parts = model(images, intermediates=True)
-    finally:
-        for module, was in training:
-            module.training = was
+    with evaluating(model), no_grad():
+        _, parts = model(images, intermediates=True)
     maps = [to_numpy(part.data) for name, part in parts.items() if name.endswith("attention")]
     if not maps:
         raise TypeError(f"{type(model).__name__} has no attention among its intermediates: {', '.join(parts)}")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from minivit.autograd import Tensor, ops
-from minivit.backend import array_module
+from minivit.backend import array_module, device_of
 from minivit.nn import Linear, Module
 
 
@@ -40,7 +40,7 @@ class PatchEmbedding(Module):
         if patch_size < 1 or height % patch_size or width % patch_size:
             raise ValueError(f"patch_size {patch_size} does not divide the image size {height}×{width}; choose a divisor "
                              f"of both, or pad the images")
-        self.patch_size = patch_size
+        self.image_size, self.patch_size = (height, width), patch_size
         self.grid = (height // patch_size, width // patch_size)
         self.proj = Linear(patch_size * patch_size * channels, embed_dim, seed=seed, name="patch_embed.proj")
 
@@ -49,8 +49,12 @@ class PatchEmbedding(Module):
         """N = HW / P²"""
         return self.grid[0] * self.grid[1]
 
-    def forward(self, images: Any) -> Any:
-        return self.proj(ops.im2col(images, patch_size=self.patch_size))  # (B, N, P²C) @ (P²C, D) -> (B, N, D)
+    def forward(self, images: Any, parts: dict[str, Any] | None = None) -> Any:
+        """parts: takes the patches (B, N, P²C)."""
+        patches = ops.im2col(images, patch_size=self.patch_size)
+        if parts is not None:
+            parts["patches"] = patches
+        return self.proj(patches)  # (B, N, P²C) @ (P²C, D) -> (B, N, D)
 
     def describe(self) -> str:
         return f"{self.grid[0]}×{self.grid[1]} patches of {self.patch_size}×{self.patch_size}"
@@ -67,9 +71,9 @@ def check_images(images: Any, height: int, width: int, channels: int, dtype: Any
     xp = array_module(array)
     array = xp.asarray(array)
     expected = f"(batch, {height}, {width}, {channels})"
-    if array.ndim == 3 and array.shape[-1] == channels:
+    if array.shape == (height, width, channels):
         raise ValueError(f"images: expected shape {expected}, got {array.shape}: the batch axis is missing; use images[None]")
-    if array.ndim == 3:
+    if array.ndim == 3 and array.shape[1:] == (height, width):
         raise ValueError(f"images: expected shape {expected}, got {array.shape}: the channel axis is missing; use "
                          f"images[..., None]")
     if array.ndim != 4 or array.shape[1:] != (height, width, channels):
@@ -79,6 +83,9 @@ def check_images(images: Any, height: int, width: int, channels: int, dtype: Any
         raise ValueError(f"images: expected shape {expected}, got {array.shape}{hint}")
     if array.dtype.kind != "f":
         raise TypeError(f"images: expected floats in [0, 1], got {array.dtype}; divide by 255: images.astype('float32') / 255")
+    if device_of(array) != device:
+        raise TypeError(f"images: they are on {device_of(array)!r}, the model is on {device!r}; move one of them with "
+                        f".to({device!r}) or model.to({device_of(array)!r})")
     if array.size and (xp is np or not isinstance(images, Tensor)):
         low, high = float(array.min()), float(array.max())
         if not (low == low and high == high):

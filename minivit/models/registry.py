@@ -47,7 +47,7 @@ def config(name: str, **changes: Any) -> ViTConfig:
         "depth": depth,
         "num_heads": heads,
     }
-    return ViTConfig(**(settings | changes))
+    return ViTConfig.from_options(settings | changes)
 
 
 def create(name: str, num_classes: int = 1000, seed: int | None = 0, **changes: Any) -> ViT:

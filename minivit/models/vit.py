@@ -7,7 +7,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -18,8 +20,12 @@ from minivit.models.patches import Normalize, PatchEmbedding, check_images
 from minivit.models.positions import RelativePositionBias, sinusoidal, sinusoidal_2d
 from minivit.nn import Dropout, LayerNorm, Linear, Module, Parameter, init
 
-POSITIONS = ("learned", "sinusoidal", "sinusoidal_2d", "relative", "none")
-POOLS = ("cls", "mean")
+CHOICES = {
+    "position": ("learned", "sinusoidal", "sinusoidal_2d", "relative", "none"),
+    "pool": ("cls", "mean"),
+    "scale": ("head", "width"),
+    "gelu": ("exact", "tanh"),
+}
 
 
 @dataclass(frozen=True)
@@ -46,18 +52,39 @@ class ViTConfig:
     std: float | tuple[float, ...] = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("patch_size", "channels", "embed_dim", "depth", "num_heads", "num_classes"):
+        def require(name: str, good: bool, expected: str) -> None:
+            if not good:
+                raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
+
+        size: Any = self.image_size
+        size = tuple(size) if isinstance(size, tuple | list) else (size, size)
+        require("image_size", len(size) == 2 and all(map(_is_count, size)), "a number of pixels, or (height, width)")
+        object.__setattr__(self, "image_size", size)
+        for name in ("patch_size", "channels", "embed_dim", "num_heads", "num_classes"):
+            require(name, _is_count(getattr(self, name)), "a positive integer")
+        require("depth", _is_count(self.depth) or self.depth == 0, "an integer of at least 0")
+        for name, known in CHOICES.items():
+            require(name, getattr(self, name) in known, f"one of {', '.join(known)}")
+        for name in ("mlp_ratio", "norm_eps"):
+            require(name, _is_number(getattr(self, name)) and getattr(self, name) > 0, "a positive number")
+        for name in ("dropout", "drop_path"):
+            require(name, _is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1, "a probability in [0, 1)")
+        for name in ("mean", "std"):
             value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < (name != "depth"):
-                raise ValueError(f"{name}: expected a positive integer, got {value!r}")
-        for name, known in (("position", POSITIONS), ("pool", POOLS), ("gelu", ("exact", "tanh"))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}: expected one of {', '.join(known)}; got {getattr(self, name)!r}")
-        size = self.image_size
-        size = (size, size) if isinstance(size, int | np.integer) else tuple(size)
-        if len(size) != 2 or min(size) < 1:
-            raise ValueError(f"image_size: expected a number of pixels or (height, width), got {self.image_size!r}")
-        object.__setattr__(self, "image_size", (int(size[0]), int(size[1])))
+            each = value if isinstance(value, tuple | list) else (value,) * self.channels
+            good = len(each) == self.channels and all(_is_number(v) and (name == "mean" or v > 0) for v in each)
+            require(name, good, f"a number, or a tuple of one for each of {self.channels} channels" + ", > 0" * (name == "std"))
+
+    @classmethod
+    def from_options(cls, options: dict[str, Any]) -> ViTConfig:
+        """The settings with these fields changed from their defaults. An unknown one is a TypeError with the nearest."""
+        known = [f.name for f in fields(cls)]
+        for name in options:
+            if name not in known:
+                near = get_close_matches(name, known, 1)
+                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+                raise TypeError(f"ViT: unknown option {name!r}; {hint}")
+        return cls(**options)
 
 
 class ViT(Module):
@@ -70,12 +97,9 @@ class ViT(Module):
 
     def __init__(self, config: ViTConfig | None = None, *, seed: int | None = 0, **options: Any) -> None:
         super().__init__()
-        unknown = options.keys() - {f.name for f in fields(ViTConfig)}
-        if unknown:
-            raise TypeError(f"ViT: unknown option {min(unknown)!r}; there are {', '.join(f.name for f in fields(ViTConfig))}")
-        if config is not None and options:
-            raise TypeError("ViT: give a config or options by name, not both")
-        c = self.config = config or ViTConfig(**options)
+        if config is not None and (options or not isinstance(config, ViTConfig)):
+            raise TypeError("ViT: give one ViTConfig, or options by name; for a model by its name use mv.models.create(name)")
+        c = self.config = config or ViTConfig.from_options(options)
         assert isinstance(c.image_size, tuple)
         D = c.embed_dim
         self.normalize = Normalize(c.mean, c.std)
@@ -125,8 +149,8 @@ class ViT(Module):
     def forward(self, images: Any, intermediates: bool = False) -> Any:
         """The logits; with `intermediates` also a dict of what was computed on the way, in the graph.
 
-        Its names: `patches` (B, N, P²C), `embedded` (B, N+1, D) = z_0, `block0` ... (B, N+1, D), `block0.attention` ...
-        (B, h, N+1, N+1), `pooled` (B, D).
+        Its names: `patches` (B, N, P²C), normalized, `embedded` (B, N+1, D) = z_0, `block0` ... (B, N+1, D),
+        `block0.attention` ... (B, h, N+1, N+1), `pooled` (B, D).
         """
         c = self.config
         assert isinstance(c.image_size, tuple)
@@ -134,7 +158,7 @@ class ViT(Module):
         parts: dict[str, Any] | None = {} if intermediates else None
         B = x.shape[0]
 
-        z = self.patch_embed(self.normalize(x))  # (B, H, W, C) -> (B, N, D)
+        z = self.patch_embed(self.normalize(x), parts)  # (B, H, W, C) -> (B, N, D)
         if self.cls_token is not None:
             first = ops.broadcast_to(self.cls_token, shape=(B, 1, c.embed_dim))
             z = ops.concatenate(first, z, axis=1)  # (B, 1, D), (B, N, D) -> (B, N+1, D)
@@ -142,7 +166,6 @@ class ViT(Module):
             z = z + self.pos_embed
         z = self.dropout(z)
         if parts is not None:
-            parts["patches"] = ops.im2col(x, patch_size=c.patch_size)
             parts["embedded"] = z
         for i, block in enumerate(self.blocks):
             z = block(z, self.biases[i]() if self.biases else None, parts, f"block{i}")
@@ -155,11 +178,19 @@ class ViT(Module):
         return logits, parts
 
     def describe(self) -> str:
-        c = self.config
-        return f"{c.image_size[0]}×{c.image_size[1]}×{c.channels}, patch {c.patch_size}, width {c.embed_dim}, " \
-               f"depth {c.depth}, {c.num_heads} heads, position {c.position!r}, pool {c.pool!r}"  # type: ignore[index]
+        c, size = self.config, self.patch_embed.image_size
+        return f"{size[0]}×{size[1]}×{c.channels}, patch {c.patch_size}, width {c.embed_dim}, " \
+               f"depth {c.depth}, {c.num_heads} heads, position {c.position!r}, pool {c.pool!r}"
 
     def to_config(self) -> dict[str, Any]:
         """The settings as plain data, for a checkpoint."""
         return asdict(self.config)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= 1
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool) and math.isfinite(value)
 

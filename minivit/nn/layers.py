@@ -36,7 +36,7 @@ class Linear(Module):
         for label, n in (("in_features", in_features), ("out_features", out_features)):
             if not isinstance(n, int | np.integer) or n < 1:
                 raise ValueError(f"{label}: expected an integer of at least 1, got {n!r}")
-        self.weight = Parameter(init.xavier_uniform((in_features, out_features), seed, name, parts))
+        self.weight = Parameter(init.xavier_uniform((in_features, out_features), seed, name, parts), copy=False)
         self.bias = Parameter(np.zeros(out_features, np.float32)) if bias else None
 
     def forward(self, x: Any) -> Any:
@@ -73,7 +73,7 @@ class Dropout(RandomModule):
     def forward(self, x: Any) -> Any:
         if not self.training or self.p == 0:
             return x
-        return x * _mask(x, x.shape, self.p, self.seed, "dropout", self.layer, self.step)
+        return x * _mask(x, x.shape, self.p, self.seed, "dropout", *self.place())
 
     def describe(self) -> str:
         return f"p={self.p:g}"
@@ -90,7 +90,7 @@ class DropPath(RandomModule):
         if not self.training or self.p == 0:
             return x
         shape = (x.shape[0],) + (1,) * (x.ndim - 1)
-        return x * _mask(x, shape, self.p, self.seed, "drop_path", self.layer, self.step)
+        return x * _mask(x, shape, self.p, self.seed, "drop_path", *self.place())
 
     def describe(self) -> str:
         return f"p={self.p:g}"
@@ -126,11 +126,10 @@ class MLP(Module):
         return self.dropout(self.fc2(hidden))
 
 
-def _mask(x: Any, shape: tuple[int, ...], p: float, *coordinates: Any) -> Any:
+def _mask(x: Any, shape: tuple[int, ...], p: float, seed: int, *place: Any) -> Any:
     """0 with probability p, else 1/(1 - p), in the dtype of x and on its device."""
     array = x.data if isinstance(x, Tensor) else x
-    seed, *rest = coordinates
-    kept = random.bernoulli(1 - p, seed, *rest, shape=shape, xp=array_module(array))
+    kept = random.bernoulli(1 - p, seed, *place, shape=shape, xp=array_module(array))
     return kept.astype(array.dtype) * (1 / (1 - p))
 
 

@@ -9,13 +9,14 @@
         def forward(self, x):
             return self.head(mv.ops.relu(self.hidden(x)))
 
-Assigning a Parameter, a module or a list of modules as an attribute is all the registration there is. An array that is
-assigned as an attribute is a constant: it moves with the module, but is not trained and not saved.
+Assigning a Parameter, a module, or a list or dict of them as an attribute is all the registration there is. An array
+that is assigned as an attribute is a constant: it moves with the module, but is not trained and not saved.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
@@ -27,13 +28,14 @@ from minivit.backend import is_array, to_device, to_numpy
 
 
 class Parameter(Tensor):
-    """A leaf that is trained. Unlike a Tensor it copies its data, so that training never writes to somebody's array."""
+    """A leaf that is trained. Unlike a Tensor it copies its data, so that training never writes to somebody's array;
+    with `copy=False` an array that nobody else has is taken as it is."""
 
     __slots__ = ()
 
-    def __init__(self, data: Any) -> None:
+    def __init__(self, data: Any, copy: bool = True) -> None:
         data = data.data if isinstance(data, Tensor) else data
-        super().__init__(data.copy() if is_array(data) else np.array(data), requires_grad=True)
+        super().__init__(data.copy() if copy and is_array(data) else data, requires_grad=True)
 
 
 class Module:
@@ -62,11 +64,19 @@ class Module:
     # ---- what it contains ----
 
     def _children(self) -> Iterator[tuple[str, Any]]:
-        for name, value in vars(self).items():
+        """Its attributes by name; of a list, tuple or dict the items: `blocks.0`, `blocks.1`, ..."""
+
+        def items(name: str, value: Any) -> Iterator[tuple[str, Any]]:
             if isinstance(value, list | tuple):
-                yield from ((f"{name}.{i}", item) for i, item in enumerate(value))
+                value = dict(enumerate(value))
+            if isinstance(value, dict):
+                for key, item in value.items():
+                    yield from items(f"{name}.{key}", item)
             else:
                 yield name, value
+
+        for name, value in vars(self).items():
+            yield from items(name, value)
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """This module, under the name `prefix`, and all modules within it, each once."""
@@ -115,33 +125,34 @@ class Module:
         return self.train(False)
 
     def to(self, device: str | None = None, dtype: Any = None) -> Module:
-        """Moves parameters and constants to `device` (`"cpu"`, `"cuda"`), casts floats to `dtype`; returns the module.
-
-        An optimizer made before keeps updating these same parameters.
+        """Moves parameters and constants to `device` (`"cpu"`, `"cuda"`), casts floats to `dtype` ("float32", "float64");
+        returns the module. An optimizer made before keeps updating these same parameters.
         """
+        if dtype is not None and np.dtype(dtype) not in (np.float32, np.float64):
+            raise ValueError(f"dtype: expected float32 or float64, got {np.dtype(dtype)}")
 
         def moved(array: Any) -> Any:
             array = array if device is None else to_device(array, device)
             return array if dtype is None or array.dtype.kind != "f" else array.astype(dtype, copy=False)
 
+        for p in self.parameters():
+            p.data, p.grad = moved(p.data), None
+            p.version += 1
         for module in self.modules():
             for name, value in list(vars(module).items()):
-                if isinstance(value, Parameter):
-                    value.data, value.grad = moved(value.data), None
-                    value.version += 1
-                elif is_array(value):
+                if is_array(value):
                     setattr(module, name, moved(value))
         return self
 
     @property
     def dtype(self) -> Any:
-        """The dtype of the parameters."""
-        return next(self.parameters()).dtype
+        """The dtype of the parameters; float32 where there are none."""
+        return next((p.dtype for p in self.parameters()), np.dtype(np.float32))
 
     @property
     def device(self) -> str:
-        """Where the parameters are."""
-        return next(self.parameters()).device
+        """Where the parameters are; the CPU where there are none."""
+        return next((p.device for p in self.parameters()), "cpu")
 
     def zero_grad(self) -> None:
         for p in self.parameters():
@@ -154,7 +165,7 @@ class Module:
         return {name: np.array(to_numpy(p.data)) for name, p in self.named_parameters()}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        """Sets every parameter. Nothing is changed if any array is missing, left over or of another shape.
+        """Sets every parameter. Nothing is changed if any array is missing, left over, of another shape or not finite.
 
         Raises:
             ValueError: naming all arrays that do not fit.
@@ -165,19 +176,23 @@ class Module:
             near = get_close_matches(name, state.keys() - own.keys(), 1)
             problems.append(f"{name} {own[name].shape} is missing" + (f" (is it {near[0]!r}?)" if near else ""))
         problems += [f"{name} {np.shape(state[name])} is not a parameter" for name in state.keys() - own.keys()]
+        values = {}
         for name in own.keys() & state.keys():
             value = np.asarray(state[name])
             if value.shape != own[name].shape:
                 problems.append(f"{name} has shape {value.shape}, expected {own[name].shape}")
             elif value.dtype.kind not in "fiu":
                 problems.append(f"{name} has dtype {value.dtype}, expected numbers")
-            elif not np.isfinite(value).all():
-                problems.append(f"{name} has values that are not finite")
+            else:
+                with np.errstate(over="ignore"):
+                    values[name] = np.array(value, own[name].dtype)  # a copy
+                if not np.isfinite(values[name]).all():
+                    problems.append(f"{name} has values that are not finite in {own[name].dtype}")
         if problems:
             shown = "; ".join(sorted(problems)[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
             raise ValueError(f"state_dict does not fit this {type(self).__name__}: {shown}")
         for name, p in own.items():
-            p.assign_(to_device(np.array(state[name]), p.device))
+            p.assign_(to_device(values[name], p.device))
 
     # ---- how it prints ----
 
@@ -186,21 +201,35 @@ class Module:
         return ""
 
     def __repr__(self) -> str:
-        lines = [f"{type(self).__name__}({self.describe()})  {self.num_parameters():,} parameters"]
-        for prefix, module in self.named_modules():
-            depth = prefix.count(".") + 1 if prefix else 0
-            if prefix:
-                name = prefix.rsplit(".", 1)[-1]
-                if name.isdigit():  # an item of a list: show the list's name
-                    name = ".".join(prefix.rsplit(".", 2)[-2:])
-                own = f"{module.num_parameters():,}"
-                lines.append(f"{'  ' * depth}{name}: {type(module).__name__}({module.describe()})  {own}")
-            lines += [
-                f"{'  ' * (depth + 1)}{name} {tuple(p.shape)}"
-                for name, p in module._children()
-                if isinstance(p, Parameter)
-            ]
+        lines, seen = [], set()
+
+        def walk(module: Module, name: str, depth: int) -> None:
+            seen.add(id(module))
+            count = module.num_parameters()
+            line = f"{name}{type(module).__name__}({module.describe()})"
+            lines.append("  " * depth + line + (f"  {count:,} parameters" if count else ""))
+            for child_name, child in module._children():
+                if isinstance(child, Parameter):
+                    lines.append(f"{'  ' * (depth + 1)}{child_name} {tuple(child.shape)}")
+                elif isinstance(child, Module) and id(child) not in seen:
+                    walk(child, f"{child_name}: ", depth + 1)
+
+        walk(self, "", 0)
         return "\n".join(lines)
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Within this block a module is in evaluation mode; afterwards each submodule is in its own again. Any other callable
+    has no modes."""
+    before = [(module, module.training) for module in model.modules()] if isinstance(model, Module) else []
+    try:
+        for module, _ in before:
+            module.training = False
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
 
 
 class RandomModule(Module):
@@ -210,6 +239,13 @@ class RandomModule(Module):
     def __init__(self, seed: int, layer: int) -> None:
         super().__init__()
         self.seed, self.layer, self.step = seed, layer, 0
+
+    def place(self) -> tuple[int, int]:
+        """(layer, step): where its numbers are drawn. When a checkpoint computes again, the step it had the first time."""
+        step = next(mode.replaying) if mode.replaying else self.step
+        if mode.drawn is not None:
+            mode.drawn.append(step)
+        return self.layer, step
 
 
 def set_step(model: Any, step: int) -> None:
