@@ -31,6 +31,7 @@ def graph(y: Tensor, names: Mapping[str, Tensor] | None = None) -> Any:
         names: what to call some of the Tensors, by name: `dict(model.named_parameters())`.
     """
     from matplotlib.patches import FancyArrowPatch
+    from matplotlib.patheffects import withStroke
 
     vertices, edges = computation.graph(y, names)
     if len(vertices) > MOST:
@@ -64,7 +65,8 @@ def graph(y: Tensor, names: Mapping[str, Tensor] | None = None) -> Any:
         if shape is not None and vertices[source].kind == "operation" and source not in said:
             said.add(source)
             x, row = 0.5 * (way[0] + way[1])
-            ax.text(x + 0.06, row, f"{shape}", fontsize=7.5, ha="left", va="center", color="0.3", zorder=2)
+            ax.text(x + 0.06, row, f"{shape}", fontsize=7.5, ha="left", va="center", color="0.3", zorder=3,
+                    path_effects=[withStroke(linewidth=2.5, foreground="white")])
     return fig
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from minivit.attacks.victim import home
+from minivit.backend import to_device
 from minivit.models import attention_maps, attention_rollout
 from minivit.viz.style import AMOUNT, mosaic, new_figure, one_image, picture, show_image
 
@@ -27,7 +29,7 @@ def attention(model: Any, image: Any, layer: int | None = None, head: int | None
         layer, head: only this one, counted from 0 (negative from the end); with both, the map is laid over the image.
     """
     image = one_image(image)
-    maps = attention_maps(model, image[None])
+    maps = _maps(model, image)
     tiles = np.stack([_on_grid(model, a[0]) for a in maps])  # (L, h, rows, columns)
     layers = _chosen("layer", layer, tiles.shape[0])
     heads = _chosen("head", head, tiles.shape[1])
@@ -65,7 +67,7 @@ def rollout(model: Any, image: Any) -> Any:
     is qualitative: values and MLPs are left out.
     """
     image = one_image(image)
-    rolled = attention_rollout(attention_maps(model, image[None]))  # (1, N, N)
+    rolled = attention_rollout(_maps(model, image))  # (1, N, N)
     return _beside(image, _on_grid(model, rolled[0]), f"attention rollout, from the patches to {_who(model)}", "share")
 
 
@@ -85,6 +87,10 @@ def _beside(image: np.ndarray, tile: np.ndarray, title: str, label: str) -> Any:
     fig.colorbar(heat, ax=axes[1], label=label, shrink=0.85)
     fig.suptitle(title)
     return fig
+
+
+def _maps(model: Any, image: np.ndarray) -> list[np.ndarray]:
+    return attention_maps(model, to_device(image[None], home(model, image)))
 
 
 def _on_grid(model: Any, a: np.ndarray) -> np.ndarray:

@@ -129,3 +129,11 @@ def test_bad_input(case, change, message):
     arguments = {"x": x, "y": y} | change
     with pytest.raises(ValueError, match=message):
         mv.viz.adversarial(sums, arguments.pop("x"), result, arguments.pop("y"), **arguments)
+
+
+def test_a_model_on_a_gpu_answers_too(standin, image):
+    model, x, y = make(), image[None], np.array([0])
+    result = mv.attacks.fgsm(model, x, y, eps=0.1)
+    here = mv.viz.adversarial(model, x, result, y)
+    there = mv.viz.adversarial(model.to("cuda"), x, result, y)
+    assert [ax.get_xlabel() for ax in here.axes] == [ax.get_xlabel() for ax in there.axes]

@@ -80,3 +80,13 @@ def test_maps_that_do_not_fit_the_grid_are_refused(image):
     model.num_prefix = 2
     with pytest.raises(ValueError, match=r"7 tokens, not to 2 \+ 2×3"):
         mv.viz.attention(model, image)
+
+
+def test_a_model_on_a_gpu_can_be_looked_into(standin, model, image):
+    here = [shown(mv.viz.attention(model, image).axes[1]), shown(mv.viz.rollout(model, image).axes[1]),
+            shown(mv.viz.position_similarity(model).axes[0])]  # fmt: skip
+    model.to("cuda")
+    there = [shown(mv.viz.attention(model, image).axes[1]), shown(mv.viz.rollout(model, image).axes[1]),
+             shown(mv.viz.position_similarity(model).axes[0])]  # fmt: skip
+    for a, b in zip(here, there):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
