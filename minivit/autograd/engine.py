@@ -368,6 +368,8 @@ def checkpoint(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
             drawn, mode.drawn = mode.drawn, outer
             if outer is not None:
                 outer += drawn
+        if is_array(y) or isinstance(y, np.generic):  # nothing but arrays came in
+            return y
         if not isinstance(y, Tensor):
             raise TypeError(f"checkpoint: the function must return one Tensor, got {type(y).__name__}")
         if not y.requires_grad:
@@ -375,7 +377,7 @@ def checkpoint(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
         # Tensors from outside that f used: the leaves, and the nodes made before f began
         own = {id(a) for a in aliases}
         outside = [t for t in _leaves(y, before) if id(t) not in own]
-        node = Node(_Checkpoint(f, args, drawn), (), (), options, None, ())
+        node = Node(_Checkpoint(f, args, outside, drawn), (), (), options, None, ())
         node.args = args
         node.parents = tuple(
             (a if a.node is None else a.node) if isinstance(a, Tensor) and a.requires_grad else None for a in args
@@ -394,13 +396,18 @@ class _Checkpoint:
     broadcasts = False
     _kept = [True]
 
-    def __init__(self, f: Callable[..., Tensor], args: Sequence[Any], drawn: list[int]) -> None:
+    def __init__(self, f: Callable[..., Tensor], args: Sequence[Any], outside: Sequence[Any], drawn: list[int]) -> None:
         self.f = f
+        self.parameters = [(t, t.version) for t in outside if isinstance(t, Tensor)]
         self.drawn = drawn  # so that dropout drops the same again, however many steps were taken in between
         self.inputs = [f"argument {i}" for i in range(max(len(args), 1))]
 
     def backward(self, node: Node, g: Any, needs: tuple[bool, ...], create_graph: bool) -> tuple[Any, ...]:
         assert node.args is not None
+        for t, version in self.parameters:
+            if t.version != version:
+                raise RuntimeError(f"backward through checkpoint: a parameter of shape {t.shape} that it used was assigned to "
+                                   f"after the forward pass; call backward before the optimizer's step")
         args, outside = node.args, node.parents[len(node.args):]
         if create_graph:
             from minivit.autograd.primitives import identity
@@ -557,8 +564,8 @@ def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
 def unbroadcast(g: Any, shape: tuple[int, ...]) -> Any:
     """Sums g over the axes along which an array of `shape` was repeated: the adjoint of broadcasting."""
     extra = g.ndim - len(shape)
-    axes = tuple(range(extra)) + tuple(extra + i for i, n in enumerate(shape) if n == 1 and g.shape[extra + i] != 1)
-    return g.sum(axis=axes, keepdims=True).reshape(shape)
+    axes = tuple(range(extra)) + tuple(extra + i for i, n in enumerate(shape) if n == 1)
+    return g.sum(axis=axes).reshape(shape)
 
 
 def _check_cotangent(y: Any, gy: Any) -> Any:

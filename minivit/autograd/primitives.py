@@ -102,7 +102,7 @@ def power(x, *, exponent):
 
 @power.vjp
 def _(g, x, exponent):
-    return g * x * 0 if exponent == 0 else g * (exponent * x ** (exponent - 1))
+    return g * 0 if exponent == 0 else g * (exponent * x ** (exponent - 1))
 
 
 @primitive
@@ -112,7 +112,7 @@ def matmul(x, y):
     if x.ndim < 2 or y.ndim < 2:
         raise ValueError("matmul: both inputs need at least two axes; reshape a vector to (1, n) or (n, 1)")
     if x.shape[:-2] != y.shape[:-2] and x.ndim > 2 and y.ndim > 2:
-        raise ValueError(f"matmul: leading axes {x.shape[:-2]} and {y.shape[:-2]} differ")
+        raise ValueError(f"matmul: the leading axes of x {x.shape} and y {y.shape} differ; broadcast one of them first")
     if x.shape[-1] != y.shape[-2]:
         raise ValueError(f"matmul: x of shape {x.shape} does not multiply y of shape {y.shape}")
     return x @ y
@@ -232,7 +232,7 @@ def relu(x):
 
 @relu.vjp
 def _(g, x):
-    return g * _as_float(x > 0, g)
+    return g * (x > 0)
 
 
 @primitive
@@ -242,7 +242,7 @@ def clip(x, *, low, high):
 
 @clip.vjp
 def _(g, x, low, high):
-    return g * _as_float((x > low) & (x < high), g)
+    return g * ((x > low) & (x < high))
 
 
 @primitive(broadcasts=True)

@@ -11,7 +11,7 @@ import pytest
 
 import minivit as mv
 from minivit.autograd import REGISTRY, Tensor
-from minivit.autograd.samples import samples
+from minivit.autograd.samples import Sample, samples
 from minivit.backend import to_numpy
 from tests import cupy_standin
 
@@ -93,15 +93,17 @@ def close(a, b, tolerance=1e-10):
 def derived(op, sample, order, rng):
     """The scalar function of the wanted inputs and the cotangent whose gradient is the derivative of `order`.
 
-    Order 1 is ⟨g, f(x)⟩; each further order takes the gradient of the one before and multiplies it by constants.
+    Order 1 is ⟨g, f(x)⟩; each further order takes the gradient of the one before and multiplies it by constants. With
+    `record` False the outermost gradient is computed as for a first order, by the fast rules, so that the finite
+    differences of it do not stand on the recorded computation that they are to check.
     """
 
-    def first(xs):
+    def first(xs, record=True):
         return (op(*with_wanted(sample, xs[:-1]), **sample.options) * xs[-1]).sum()
 
     def next_order(f, weights):
-        def higher(xs):
-            terms = [(w * d).sum() for w, d in zip(weights, mv.grad(f(xs), xs, create_graph=True))]
+        def higher(xs, record=True):
+            terms = [(w * d).sum() for w, d in zip(weights, mv.grad(f(xs), xs, create_graph=record))]
             return sum(terms[1:], terms[0])
 
         return higher
@@ -117,7 +119,8 @@ def check_order(op, sample, rng, order):
     f, xs = derived(op, sample, order, rng)
     tensors = [Tensor(x, requires_grad=True) for x in xs]
     found = [t.data for t in mv.grad(f(tensors), tensors)]
-    check_slopes(lambda at: f([Tensor(x, requires_grad=True) for x in at]).item(), found, xs, rng, f"order {order}")
+    value = lambda at: f([Tensor(x, requires_grad=True) for x in at], record=False).item()  # noqa: E731
+    check_slopes(value, found, xs, rng, f"order {order}")
 
 
 # ---- the checks ----
@@ -200,6 +203,8 @@ def dtypes_are_kept(op, sample, rng):
     g = cotangent(op, sample, rng)
     double, exact = op(*sample.args, **sample.options), gradients(op, sample, g)
     args = as_tensors(sample, np.float32)
+    with mv.anomaly():  # in which a rule must not leave the dtype to the engine
+        mv.grad(op(*args, **sample.options), wanted(sample, args), g)
     single = [a.data if isinstance(a, Tensor) else a.astype(np.float32) if getattr(a, "dtype", None) == float else a
               for a in args]
     y = op(*args, **sample.options)
@@ -209,7 +214,6 @@ def dtypes_are_kept(op, sample, rng):
         assert np.asarray(op(*single, **sample.options)).dtype == np.float32, "arrays: float32 in, another dtype out"
         assert y.dtype == np.float32, f"float32 in, {y.dtype} out"
     assert all(t.dtype == np.float32 for t in found), f"gradients of float32 are {[t.dtype for t in found]}"
-    # a leaf gets what the rule gives as the engine has cast it; the rule itself must not compute in float64
     close(y.data, double, 2e-4)
     for a, b in zip(found, exact):
         close(a.data, b, 2e-3)
@@ -295,6 +299,85 @@ KINKS = {  # name -> (inputs, options, gradients for a cotangent of 3 everywhere
     "power": [(([0.0, 2.0],), {"exponent": 2}, ([0.0, 12.0],)), (([0.0, 2.0],), {"exponent": 1}, ([3.0, 3.0],)),
               (([0.0, 2.0],), {"exponent": 0}, ([0.0, 0.0],))],
 }  # fmt: skip
+
+
+# ---- of the engine, through functions that use a value more than once ----
+
+
+def _once_alone_and_within(x):
+    return x * x + x
+
+
+def _six_uses(x):
+    y = x * x
+    return (y + x) * y + x + x + y
+
+
+def _an_input_of_an_input(x):
+    return mv.ops.layer_norm(x, mv.ops.tanh(x[0]), x[1] * x[0])
+
+
+def _attention_to_itself(x):
+    q = mv.ops.reshape(mv.ops.softmax(x), shape=(1, 1, *x.shape))
+    return mv.ops.scaled_dot_product_attention(q, q * 2, q)
+
+
+def _checkpointed(x):
+    return mv.checkpoint(lambda z: _six_uses(z) * x)(x * 2)
+
+
+def _a_constant_rule(x):
+    step = mv.op(lambda x: (x > 0) * 1.0)
+    step.vjp(lambda g, x_shape: np.zeros(x_shape))  # an array, whatever g is
+    y = x * x
+    return y * x + step(x + 5) + step(x - 5)
+
+
+def unbroadcast_is_the_adjoint(rng):
+    for _ in range(20):
+        (x,), options, _ = samples("broadcast_to", rng)
+        small, shape = x.shape, options["shape"]
+        values, u = rng.normal(size=shape), rng.normal(size=small)
+        back = mv.autograd.unbroadcast(values, small)
+        assert back.shape == small
+        close(np.sum(back * u), np.sum(values * np.broadcast_to(u, shape)))
+
+
+def a_wrong_shape_is_named(rng):
+    for broadcasts in (False, True):
+        wrong = mv.op(lambda x, y: x + y, broadcasts=broadcasts)
+        wrong.vjp(lambda g: (g, g[..., None].sum(axis=0)))
+        x, y = (Tensor(rng.normal(size=(2, 3)), requires_grad=True) for _ in range(2))
+        with pytest.raises(ValueError, match=r"input y has shape \(3, 1\), the input has shape \(2, 3\)"):
+            mv.grad((wrong(x, y)).sum(), [x, y])
+    bare = mv.op(lambda x: x * 2)
+    bare.vjp(lambda g: (2 * g)[None])
+    with pytest.raises(ValueError, match=r"input x has shape \(1, 2, 3\), the input has shape \(2, 3\)"):
+        mv.grad(bare(x).sum(), [x])
+    number = mv.op(lambda x: x * 2)
+    number.vjp(lambda g: 2.0)
+    with pytest.raises(TypeError, match="input x is a float"):
+        mv.grad(number(x).sum(), [x])
+
+
+def _composition(f, order):
+    def check(rng):
+        for shape in ((), (3, 4)) if f in (_once_alone_and_within, _six_uses, _checkpointed, _a_constant_rule) else ((3, 4),):
+            check_order(f, Sample((np.asarray(rng.normal(size=shape)),), {}, (0,)), rng, order)
+
+    return check
+
+
+ENGINE_CHECKS = {
+    **{
+        f"{f.__name__.strip('_')} to order {order}": _composition(f, order)
+        for f in (_once_alone_and_within, _six_uses, _an_input_of_an_input, _attention_to_itself, _checkpointed,
+                  _a_constant_rule)
+        for order in (1, 2, 3)
+    },
+    "unbroadcast_is_the_adjoint": unbroadcast_is_the_adjoint,
+    "a_wrong_shape_is_named": a_wrong_shape_is_named,
+}
 
 
 def checks(op):
