@@ -37,8 +37,8 @@ def fgsm(
         x: (n, ...) images, float32 or float64, within the bounds; an array on the CPU or a GPU.
         y: (n,) integer labels.
         eps: how far an image may be moved, in `norm`, on the scale of the pixels: 8/255 means what it says.
-        norm: "linf": x + eps sign(g); "l2": x + eps g / ||g||; "l1": eps spent on the pixels of largest |g|
-            (`norms.steepest`).
+        norm: "linf": x + eps sign(g); "l2": x + eps g / ||g||; "l1": eps spent on the few pixels of
+            largest |g| (`norms.steepest`).
         targets: (n,) classes to be classified as; the step then descends the cross-entropy of the targets.
         bounds: the least and the largest value of a pixel.
         batch_size: how many images go through the model at a time.
@@ -55,7 +55,7 @@ def fgsm(
     with eval_mode(model):
         for rows, images, labels, aims in given.batches():
             _, logits, g = input_gradient(model, images, labels, aims)
-            moved = images + norms.steepest(g, images, given.eps, given.norm, given.bounds)
+            moved = images + norms.steepest(g, images, given.eps, given.eps, given.norm, given.bounds)
             x_adv[rows] = to_numpy(array_module(moved).clip(moved, *given.bounds))
             prediction[rows] = to_numpy(logits.argmax(axis=1))
             if rows.start == 0:

@@ -5,7 +5,7 @@ For each of the three norms (linf: the largest change of a pixel; l2: the length
 has what the lecture's two formulas need:
 
     distance       ||x' - x||, per image
-    steepest       the step of a given size that raises the loss most, by its first-order term; for linf the lecture's
+    steepest       the step of a given size that raises the loss most, to first order; for linf the lecture's
                    alpha * sign(gradient)
     project        Proj(.): the nearest allowed point, exactly, ball and box together
     random_start   a point drawn uniformly from the ball
@@ -50,19 +50,25 @@ def diameter(d: int, norm: str, bounds: tuple[float, float]) -> float:
 # ---- which way: steepest ascent ----
 
 
-def steepest(g: Any, x: Any, size: float, norm: str, bounds: tuple[float, float]) -> Any:
-    """The step s with ||s|| <= size and the largest <g, s>: how far and where to go if the loss were linear.
+def steepest(g: Any, x: Any, size: float, eps: float, norm: str, bounds: tuple[float, float]) -> Any:
+    """The step of length `size` that raises the loss most, to first order.
 
         linf   size * sign(g): every pixel, by the same amount
         l2     size * g / ||g||
-        l1     all of it on the pixel of largest |g|, as far as the box lets that pixel go, the rest on the next one, and
-               so on (Croce and Hein 2021, proposition 2.2). Without the box one pixel would leave it and most of the
-               step be lost; the other two norms need no such care.
+        l1     size * sign(g) / k on the k pixels of largest |g|, k = 2 eps / (hi - lo), at least 1
+
+    For linf and l2 this is the s with the largest <g, s>. For l1 that would be one pixel alone: right if the loss were
+    linear and the pixel free to go anywhere. But a change of eps in l1 needs eps / (hi - lo) pixels at least, and
+    climbing one at a time ends on a worse hill (with PGD-20 at eps 3 on the digits: 15 % of the images survive, against
+    none). Hence several pixels per step, as Tramer and Boneh, "Adversarial training and robustness for multiple
+    perturbations", NeurIPS 2019, but twice as many as the ball's corners have instead of a fixed share of all; and a
+    pixel that the box stops leaves its part to the next, as in proposition 2.2 of Croce and Hein 2021.
 
     Args:
         g: (n, ...), the gradient of the loss at x. Where it is 0 nothing is done; how small it is does not matter.
         x: (n, ...), the images, within the bounds.
         size: the length of the step, in `norm`.
+        eps: the radius of the ball that the whole attack may use; for l1 only.
     """
     xp = array_module(g)
     if norm == "linf":
@@ -71,18 +77,20 @@ def steepest(g: Any, x: Any, size: float, norm: str, bounds: tuple[float, float]
     if norm == "l2":
         # squares of 1e-25 vanish in float32: divide by the largest entry before measuring the length
         largest = xp.abs(flat).max(axis=1, keepdims=True)  # (n, 1)
-        flat = flat / xp.where(largest > 0, largest, xp.ones_like(largest))
+        flat = flat / xp.where(largest > 0, largest, 1.0).astype(g.dtype)
         length = _length(flat)[:, None]  # in [1, sqrt(d)], or 0
         return (flat * (size / xp.maximum(length, 1.0)).astype(g.dtype)).reshape(g.shape)
     lo, hi = bounds
     rows = _rows(x)
-    room = xp.where(flat > 0, hi - rows, rows - lo)  # how far each pixel can go
+    k = max(1, round(2 * eps / (hi - lo)))
+    part = size / k * (1 + 1e-6)  # a little more, so that rounding leaves nothing for one pixel after the k
+    room = xp.minimum(xp.where(flat > 0, hi - rows, rows - lo), part)  # how far each pixel may go
     room = xp.where(flat == 0, 0.0, room).astype(g.dtype, copy=False)
     order = xp.argsort(-xp.abs(flat), axis=1, kind="stable")
-    sorted_room = xp.take_along_axis(room, order, axis=1)
+    room = xp.take_along_axis(room, order, axis=1)
     spent = xp.zeros(room.shape, "float64")  # before this pixel's turn
-    spent[:, 1:] = xp.cumsum(sorted_room[:, :-1], axis=1, dtype="float64")
-    take = xp.minimum(xp.maximum(size - spent, 0.0), sorted_room).astype(g.dtype)
+    spent[:, 1:] = xp.cumsum(room[:, :-1], axis=1, dtype="float64")
+    take = xp.minimum(xp.maximum(size - spent, 0.0), room).astype(g.dtype)
     step = xp.empty_like(room)
     xp.put_along_axis(step, order, take, axis=1)
     return (step * xp.sign(flat)).reshape(g.shape)

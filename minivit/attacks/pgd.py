@@ -29,7 +29,7 @@ def step(
 ) -> tuple[Any, Any, Any]:
     """One step of PGD, on arrays, unchecked: (x_{t+1}, and the losses (n,) and logits (n, K) at x_t)."""
     loss, logits, g = input_gradient(model, x_t, y, targets)
-    ahead = x_t + norms.steepest(g, x_t, step_size, norm, bounds)
+    ahead = x_t + norms.steepest(g, x_t, step_size, eps, norm, bounds)
     return norms.project(ahead, x, eps, norm, bounds), loss, logits
 
 
@@ -43,7 +43,7 @@ def iterates(
         yield x_t, loss, logits
         x_t = x_next
     logits = logits_of(model, x_t)
-    yield x_t, objective(logits, y, targets), logits
+    yield x_t, objective(logits, y, targets)[0], logits
 
 
 def pgd(
@@ -115,7 +115,7 @@ def pgd(
                 validate.warn_of_probabilities(to_numpy(logits))
 
             best = images
-            best_success, best_loss = success(logits, labels, aims), objective(logits, labels, aims)
+            best_success, best_loss = success(logits, labels, aims), objective(logits, labels, aims)[0]
             if keep == "last":  # x is no candidate: whatever comes is better
                 best_success, best_loss = xp.zeros_like(best_success), xp.full_like(best_loss, -xp.inf)
             for r in range(restarts):

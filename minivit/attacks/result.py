@@ -20,7 +20,7 @@ class AttackResult:
         x_adv: (n, ...) in the dtype of x, within the bounds, at most eps from x.
         success: (n,) bool: the model classifies x_adv as another class than y or, in a targeted attack, as the target.
             An image that is misclassified already counts as a success of an untargeted attack.
-        loss: (n,) at x_adv, what the attack raised: the cross-entropy of y, or minus that of the target.
+        loss: (n,) float64, at x_adv, what the attack raised: the cross-entropy of y, or minus that of the target.
         prediction: (n,) int64, the model's class for x.
         prediction_adv: (n,) int64, the model's class for x_adv.
         distance: "linf", "l2", "l1" -> (n,) float64, how far x_adv is from x in each norm.
@@ -64,13 +64,13 @@ def assess(
     """
     n = len(given.y)
     x = to_numpy(given.x)
-    fooled, loss, prediction_adv = np.zeros(n, bool), np.zeros(n, x.dtype), np.zeros(n, np.int64)
+    fooled, loss, prediction_adv = np.zeros(n, bool), np.zeros(n), np.zeros(n, np.int64)
     device = home(given.model, given.x)
     for i in range(0, n, given.batch_size):
         rows = slice(i, i + given.batch_size)
         y, targets = (None if labels is None else to_device(labels[rows], device) for labels in (given.y, given.targets))
         logits = logits_of(given.model, to_device(x_adv[rows], device))
-        loss[rows] = to_numpy(objective(logits, y, targets))
+        loss[rows] = to_numpy(objective(logits, y, targets)[0])
         fooled[rows] = to_numpy(success(logits, y, targets))
         prediction_adv[rows] = to_numpy(array_module(logits).argmax(logits, axis=1))
     return AttackResult(
