@@ -155,7 +155,6 @@ def adversarial_train(
         label_smoothing=label_smoothing, seed=seed,
     )  # fmt: skip
     hardened = copy.deepcopy(model)
-    hardened.zero_grad()
     history = fit(
         hardened, train, test, epochs=epochs, seed=seed, batch_size=batch_size, validation=validation,
         objective=objective, **fit_options,

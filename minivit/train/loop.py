@@ -68,7 +68,7 @@ def fit(
     epochs: int = 20,
     seed: int = 0,
     batch_size: int = 64,
-    lr: float = 1e-3,
+    lr: float = 2e-3,
     optimizer: str = "adamw",
     weight_decay: float = 0.05,
     warmup: float = 0.05,

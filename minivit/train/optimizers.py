@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 
 from minivit.autograd import Tensor
-from minivit.backend import array_module, blocks, device_of, to_device, to_numpy
+from minivit.backend import array_module, blocks, device_of, empty, for_blocks, to_device, to_numpy
 
 # Weight decay is for what multiplies. Biases and the gains of layer norms are vectors; the class token and position
 # embeddings are added, like biases, whatever their shape.
 _NOT_DECAYED = ("pos", "cls")
+_WORTH_THREADS = 1_000_000  # numbers to be moved; with fewer a second thread costs more than it saves
 
 
 class Optimizer:
@@ -85,10 +86,19 @@ class Optimizer:
         g = self._vector([xp.zeros_like(p.data) if p.grad is None else p.grad.data for p in self.params])
         self._follow(theta)
         self.t += 1
-        for start, stop, decay in ((0, self._decayed, self.weight_decay), (self._decayed, theta.size, 0.0)):
-            for block in blocks(stop - start, 4 * theta.itemsize, xp):
-                part = slice(start + block.start, start + block.stop)
-                self.update(theta[part], g[part], decay, *(getattr(self, moment)[part] for moment in self.moments))
+        moments = [getattr(self, moment) for moment in self.moments]
+        for part, decay in ((slice(self._decayed), self.weight_decay), (slice(self._decayed, None), 0.0)):
+            vectors = [vector[part] for vector in (theta, g, *moments)]
+
+            def move(block: slice, vectors: list[Any] = vectors, decay: float = decay) -> None:
+                theta, g, *moments = (vector[block] for vector in vectors)
+                self.update(theta, g, decay, *moments)
+
+            if theta.size >= _WORTH_THREADS:
+                for_blocks(move, vectors[0].size, theta.itemsize, xp)
+            else:
+                for block in blocks(vectors[0].size, theta.itemsize, xp):
+                    move(block)
         for p, part in zip(self.params, self._parts):
             p.assign_(theta[part].reshape(p.shape))
 
@@ -126,7 +136,9 @@ class Optimizer:
         if len({(a.dtype, device_of(a)) for a in arrays}) > 1:
             kinds = sorted({f"{a.dtype} on {device_of(a)}" for a in arrays})
             raise TypeError(f"params: expected one dtype on one device, got {' and '.join(kinds)}; use model.to(...)")
-        return array_module(arrays[0]).concatenate([a.reshape(-1) for a in arrays])
+        xp = array_module(arrays[0])
+        vector = empty((sum(a.size for a in arrays),), arrays[0].dtype, xp)
+        return xp.concatenate([a.reshape(-1) for a in arrays], out=vector)
 
     def _follow(self, theta: Any) -> None:
         """Moves the moments to where the parameters are now: `model.to("cuda")` may have come in between."""

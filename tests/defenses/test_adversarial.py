@@ -131,8 +131,9 @@ def test_it_can_be_stopped_and_resumed(data, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("lr", [1e38, 3e38])
 def test_a_divergence_under_attack_is_named(data, lr):
+    options = {"lr": lr, "optimizer": "sgd", "weight_decay": 3e-38, "clip_norm": None, "warmup": 0, **QUIET}
     with pytest.raises(FloatingPointError, match=r"epoch 1, step \d+: the loss is (nan|inf)"):
-        adversarial_train(Linear(), data[0], eps=0.1, steps=1, lr=lr, optimizer="sgd", weight_decay=3e-38, clip_norm=None, warmup=0, **QUIET)
+        adversarial_train(Linear(), data[0], eps=0.1, steps=1, **options)
 
 
 def test_on_the_other_device(standin, data):

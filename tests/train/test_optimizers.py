@@ -94,7 +94,9 @@ def test_what_a_step_leaves_alone(name):
     assert p.grad is None
 
 
-def test_blocks_do_not_show():
+@pytest.mark.parametrize("threads_from", [10**9, 1])
+def test_blocks_and_threads_do_not_show(monkeypatch, threads_from):
+    monkeypatch.setattr("minivit.train.optimizers._WORTH_THREADS", threads_from)
     rng = np.random.default_rng(1)
     big = rng.standard_normal((300, 300))  # larger than a block
     p, rows = parameter(big), [parameter(row) for row in big]

@@ -186,7 +186,7 @@ def test_ctrl_c_in_this_process(data, tmp_path):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_other_settings_are_refused_and_named(whole, data):
+def test_other_settings_are_refused_and_named(whole, data, tmp_path):
     folder, _, _ = whole
     with pytest.raises(ValueError, match=r"training\.epochs was 3 and is 4 now; training\.lr was 0\.003 and is 0\.1 now"):
         mv.train.fit(make_model(), *data, resume=folder, **(OPTIONS | {"lr": 0.1, "epochs": 4}))
@@ -195,6 +195,9 @@ def test_other_settings_are_refused_and_named(whole, data):
     with pytest.raises(ValueError, match=r"model\.seeds was \[0\] and is \[1\] now"):
         mv.train.fit(make_model(seed=1), *data, resume=folder, **OPTIONS)
     train, test = data
+    plain = tmp_path / "without dropout"  # nothing is drawn: the model's seed is of no account
+    mv.train.fit(make_model(dropout=0.0), *data, run_dir=plain, **OPTIONS)
+    mv.train.fit(make_model(dropout=0.0, seed=1), *data, resume=plain, **OPTIONS)
     other = mv.data.Dataset(1 - train.images, train.labels, train.classes)
     with pytest.raises(ValueError, match=r"data\.train\.crc32"):
         mv.train.fit(make_model(), other, test, resume=folder, **OPTIONS)
