@@ -1,0 +1,251 @@
+"""The layers against plain NumPy, and randomness that is counted: a function of (seed, layer, step, index)."""
+
+import math
+
+import numpy as np
+import pytest
+
+import minivit as mv
+from minivit.nn import MLP, Dropout, DropPath, LayerNorm, Linear, init
+from minivit.nn.module import Module, set_step
+
+rng = np.random.default_rng(0)
+X = rng.standard_normal((2, 5, 6))
+
+
+def perturbed(module):
+    """No zero bias, no weight of ones: nothing at a value that hides a mistake."""
+    noise = np.random.default_rng(1)
+    for p in module.parameters():
+        p.assign_(p.data + 0.3 * noise.standard_normal(p.shape))
+    return module.to(dtype="float64")
+
+
+def test_linear():
+    layer = perturbed(Linear(6, 4))
+    np.testing.assert_allclose(layer(X).numpy(), X @ layer.weight.numpy() + layer.bias.numpy(), rtol=1e-12)
+    layer = perturbed(Linear(6, 4, bias=False))
+    assert layer.bias is None
+    np.testing.assert_allclose(layer(X).numpy(), X @ layer.weight.numpy(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("eps", [1e-6, 0.5])
+def test_layer_norm(eps):
+    layer = perturbed(LayerNorm(6, eps=eps))
+    mean, variance = X.mean(-1, keepdims=True), X.var(-1, keepdims=True)
+    expected = (X - mean) / np.sqrt(variance + eps) * layer.weight.numpy() + layer.bias.numpy()
+    np.testing.assert_allclose(layer(X).numpy(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("approximate", [False, True])
+def test_mlp(approximate):
+    layer = perturbed(MLP(6, 9, approximate_gelu=approximate))
+    hidden = X @ layer.fc1.weight.numpy() + layer.fc1.bias.numpy()
+    if approximate:
+        hidden = 0.5 * hidden * (1 + np.tanh(math.sqrt(2 / math.pi) * (hidden + 0.044715 * hidden**3)))
+    else:
+        hidden = 0.5 * hidden * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2)))
+    np.testing.assert_allclose(layer(X).numpy(), hidden @ layer.fc2.weight.numpy() + layer.fc2.bias.numpy(), rtol=1e-12)
+
+
+def test_mlp_drops_its_result():
+    layer = MLP(6, 9, dropout=0.5)
+    kept = layer.eval()(X).numpy()
+    dropped = layer.train()(X).numpy()
+    np.testing.assert_allclose(dropped[dropped != 0], 2 * kept[dropped != 0], rtol=1e-12)
+    assert 0 < (dropped == 0).sum() < dropped.size
+
+
+@pytest.mark.parametrize("sizes", [(0, 3), (3, -1), (2.5, 3), (3, "4")])
+def test_linear_refuses_other_widths(sizes):
+    with pytest.raises(ValueError, match="(in|out)_features: expected an integer of at least 1, got"):
+        Linear(*sizes)
+
+
+def test_linear_names_both_shapes_when_they_do_not_multiply():
+    with pytest.raises(ValueError, match=r"\(2, 5, 6\).*\(7, 3\)"):
+        Linear(7, 3)(X)
+
+
+# ---- how weights start ----
+
+
+def test_equal_seeds_are_equal_to_the_bit_and_others_are_not():
+    a, b = Linear(30, 20, seed=5), Linear(30, 20, seed=5)
+    np.testing.assert_array_equal(a.weight.numpy(), b.weight.numpy())
+    assert not np.array_equal(a.weight.numpy(), Linear(30, 20, seed=6).weight.numpy())
+    assert not np.array_equal(a.weight.numpy(), Linear(30, 20, seed=5, name="other").weight.numpy())
+    assert a.weight.dtype == np.float32
+
+
+def test_nothing_touches_global_random_state():
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    layer = MLP(8, 8, dropout=0.5)
+    layer(np.ones((2, 8), "float32"))
+    np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+
+
+def test_xavier_uniform_fills_its_interval():
+    a = math.sqrt(6 / (200 + 100))
+    w = init.xavier_uniform((200, 100), 0, "w")
+    assert -a <= w.min() < -0.99 * a
+    assert 0.99 * a < w.max() <= a
+    assert abs(w.mean()) < 4 * a / math.sqrt(3 * w.size)
+
+
+def test_packed_projections_start_as_if_alone():
+    a = math.sqrt(6 / (100 + 100))
+    w = init.xavier_uniform((100, 300), 0, "qkv", parts=3)
+    assert 0.99 * a < np.abs(w).max() <= a
+    for i in range(3):
+        part = w[:, 100 * i : 100 * (i + 1)]
+        assert np.std(part) == pytest.approx(a / math.sqrt(3), rel=0.03)
+
+
+@pytest.mark.parametrize(("w", "std"), [
+    (init.normal((100, 300), 0, "w"), 0.02),
+    (init.normal((100, 300), 0, "w", std=0.5), 0.5),
+    (init.lecun_normal((100, 300), 0, "w"), 0.1),
+])  # fmt: skip
+def test_normal_has_its_deviation(w, std):
+    assert w.dtype == np.float32
+    assert np.std(w) == pytest.approx(std, rel=0.03)
+    assert abs(w.mean()) < 4 * std / math.sqrt(w.size)
+
+
+def test_without_a_seed_weights_are_zeros():
+    assert not Linear(3, 4, seed=None).weight.numpy().any()
+    assert not init.normal((3, 4), None, "w").any()
+
+
+# ---- randomness ----
+
+RANDOM = {"dropout": (Dropout, (40, 50, 10)), "drop path": (DropPath, (20000, 3))}
+
+
+@pytest.mark.parametrize("kind", RANDOM)
+def test_the_mask_is_zero_with_probability_p_and_keeps_the_mean(kind):
+    make, shape = RANDOM[kind]
+    layer, p = make(0.3), 0.3
+    y = layer(np.ones(shape, "float32"))
+    assert y.dtype == np.float32
+    assert set(np.unique(y)) == {np.float32(0), np.float32(1 / (1 - p))}
+    dropped = (y == 0).mean()
+    assert dropped == pytest.approx(p, abs=5 * math.sqrt(p * (1 - p) / 20000))
+
+
+def test_drop_path_drops_whole_images():
+    y = DropPath(0.5)(np.ones((50, 3, 4), "float32"))
+    assert {len(np.unique(image)) for image in y} == {1}
+    assert 10 < (y[:, 0, 0] == 0).sum() < 40
+
+
+@pytest.mark.parametrize("make", [Dropout, DropPath])
+def test_the_mask_is_a_function_of_seed_layer_and_step(make):
+    x = np.ones((64, 8), "float32")
+
+    def mask(step=1, **where):
+        layer = make(0.5, **where)
+        set_step(layer, step - 1)
+        return layer(x)
+
+    first = mask(seed=3, layer=4, step=5)
+    np.testing.assert_array_equal(first, mask(seed=3, layer=4, step=5))
+    for other in ({"seed": 4, "layer": 4, "step": 5}, {"seed": 3, "layer": 5, "step": 5}, {"seed": 3, "layer": 4, "step": 6}):
+        assert not np.array_equal(first, mask(**other))
+
+
+def test_dropout_and_drop_path_do_not_share_numbers():
+    x = np.ones((64, 1), "float32")
+    assert not np.array_equal(Dropout(0.5)(x), DropPath(0.5)(x))
+
+
+@pytest.mark.parametrize("make", [Dropout, DropPath])
+def test_the_mask_advances_with_every_call_in_training(make):
+    x, layer = np.ones((64, 8), "float32"), make(0.5)
+    first, second = layer(x), layer(x)
+    assert not np.array_equal(first, second)
+    set_step(layer, 0)
+    np.testing.assert_array_equal(layer(x), first)
+    np.testing.assert_array_equal(layer(x), second)
+
+
+@pytest.mark.parametrize("make", [Dropout, DropPath])
+def test_nothing_is_dropped_in_evaluation_or_with_p_0(make):
+    x = np.ones((64, 8), "float32")
+    layer = make(0.5).eval()
+    assert layer(x) is x
+    assert layer.step == 0
+    assert make(0.0)(x) is x
+
+
+@pytest.mark.parametrize("make", [Dropout, DropPath])
+@pytest.mark.parametrize("p", [-0.1, 1, 1.5, float("nan")])
+def test_p_is_a_probability_below_1(make, p):
+    with pytest.raises(ValueError, match=rf"{make.__name__}: p must be in \[0, 1\), got"):
+        make(p)
+
+
+class Noisy(Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = Linear(8, 8)
+        self.a, self.b = Dropout(0.5, layer=1), DropPath(0.5, layer=2)
+
+    def forward(self, x):
+        return self.b(mv.ops.tanh(self.a(self.linear(x))))
+
+
+def gradients(model, f, x, steps=2):
+    """Of the sum over `steps` calls, differentiated when all are done."""
+    set_step(model, 0)
+    x = mv.Tensor(x, requires_grad=True)
+    results = [f(x) for _ in range(steps)]
+    total = results[0].sum()
+    for r in results[1:]:
+        total = total + r.sum()
+    return [total.numpy(), *(g.numpy() for g in mv.grad(total, [x, *model.parameters()]))]
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_checkpoint_drops_the_same_when_it_computes_again(steps):
+    model, x = Noisy(), rng.standard_normal((16, 8)).astype("float32")
+    for a, b in zip(gradients(model, model, x, steps), gradients(model, mv.checkpoint(model), x, steps)):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_checkpoints_within_a_checkpoint_drop_the_same():
+    model, x = Noisy(), rng.standard_normal((16, 8)).astype("float32")
+
+    def forward(x):
+        return mv.checkpoint(lambda z: model.b(mv.checkpoint(model.a)(z)))(model.linear(x))
+
+    def wrapped(f):
+        class Whole(Module):
+            def __init__(self):
+                self.model = model
+
+            def forward(self, x):
+                return f(x)
+
+        return Whole()
+
+    plain = wrapped(lambda x: model.b(model.a(model.linear(x))))
+    for a, b in zip(gradients(model, plain, x), gradients(model, wrapped(mv.checkpoint(forward)), x)):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_second_derivatives_see_the_mask_of_the_first():
+    layer = Dropout(0.5)
+    x = mv.Tensor(np.linspace(1, 2, 32), requires_grad=True)
+    y = (layer(x) ** 3).sum()
+    (g,) = mv.grad(y, [x], create_graph=True)
+    (h,) = mv.grad(g.sum(), [x])
+    kept = g.numpy() != 0
+    np.testing.assert_allclose(h.numpy(), np.where(kept, 8 * 6 * x.numpy(), 0), rtol=1e-12)
+    assert 0 < kept.sum() < 32
+
+
+def test_dropout_on_a_device_drops_the_same(standin):
+    x = rng.standard_normal((64, 8)).astype("float32")
+    np.testing.assert_array_equal(Dropout(0.3, seed=7)(x), Dropout(0.3, seed=7)(standin.asarray(x)).get())
