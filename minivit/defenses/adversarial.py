@@ -32,7 +32,7 @@ from minivit.attacks import norms, pgd
 from minivit.attacks.pgd import step as pgd_step
 from minivit.attacks.victim import eval_mode
 from minivit.autograd import Tensor, ops
-from minivit.backend import array_module
+from minivit.backend import array_module, device_of, to_device
 from minivit.backend.random import hash_bits
 from minivit.data import Dataset
 from minivit.data.dataset import natural
@@ -79,13 +79,14 @@ class AdversarialCrossEntropy:
         part = min(1.0, (step + 1) / self.eps_warmup) if self.eps_warmup else 1.0
         eps = part * self.eps
         step_size = part * (2.5 * self.eps / self.steps if self.step_size is None else self.step_size)
+        on_device = to_device(labels, device_of(images))
         here = int(hash_bits(self.seed, "adversarial training", step))
         with eval_mode(model):
             x_t = norms.random_start(images, eps, self.norm, here, 0, indices)
             x_t = norms.project(x_t, images, eps, self.norm, self.bounds)
             for _ in range(self.steps):
                 x_t, _, _ = pgd_step(
-                    model, x_t, images, labels, eps=eps, norm=self.norm, step_size=step_size, bounds=self.bounds
+                    model, x_t, images, on_device, eps=eps, norm=self.norm, step_size=step_size, bounds=self.bounds
                 )
         return x_t
 

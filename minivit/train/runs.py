@@ -139,7 +139,7 @@ def describe_model(model: Module) -> dict[str, Any]:
     described["parameters"] = model.num_parameters()
     if hasattr(model, "to_config"):
         described["config"] = model.to_config()
-    drawing = (module for module in model.modules() if isinstance(module, RandomModule) and getattr(module, "p", 1))
+    drawing = (module for module in model.modules() if isinstance(module, RandomModule) and getattr(module, "p", True))
     described["seeds"] = sorted({module.seed for module in drawing})
     return described
 
