@@ -64,7 +64,8 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("engine", "owned and (not create_graph) and total.ndim  ->  owned and (not create_graph)"):
         "+= on a 0-d result, a NumPy scalar or a 0-d array that is ours, gives the same sum",
     ("engine", "True  ->  False"): _SPEED,
-    ("engine", "if g.dtype != dtype: g = g.astype(dtype)  ->  if True: g = g.astype(dtype)"): "a cast to its own dtype is a copy",
+    ("engine", "if g.dtype != dtype: g = g.astype(dtype)  ->  if True: g = g.astype(dtype)"):
+        "a cast to its own dtype is a copy",
 }  # fmt: skip
 
 
@@ -160,11 +161,12 @@ def alternatives(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
             yield "flag", ast.Constant(not value)
         case ast.Constant(int() | float() as value):
             yield "constant", ast.Constant(value * 2 if value else 1)
-        case ast.Call(ast.Attribute(ast.Name("xp" | "math" | "builtins"), _), [first, *_], []) if not isinstance(first, ast.Constant):
-            yield "dropped call", first
+        case ast.Call(ast.Attribute(ast.Name("xp" | "math" | "builtins"), _), [first, *_], []):
+            if not isinstance(first, ast.Constant):
+                yield "dropped call", first
         case ast.Call(ast.Attribute(ast.Call(ast.Name("array_module")), _), [first, *_]):
             yield "dropped call", first
-        case ast.Call(ast.Attribute(receiver, method), _, _) if not isinstance(receiver, ast.Name) or receiver.id not in (
+        case ast.Call(ast.Attribute(receiver, _), _, _) if not isinstance(receiver, ast.Name) or receiver.id not in (
             "xp", "math", "builtins", "np"
         ):
             yield "dropped call", receiver

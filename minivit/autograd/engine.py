@@ -477,7 +477,7 @@ def _walk(
 
 def _ancestors(root: Any, since: int = 0) -> list[Node]:
     """All nodes that `root` was computed from, itself included, inputs before their users."""
-    if not isinstance(root, Node) or root.serial <= since:
+    if not isinstance(root, Node):
         return []
     seen, stack, nodes = {id(root)}, [root], []
     while stack:

@@ -318,7 +318,8 @@ def _attention(rng):
 def _multi_head_attention(rng):
     B, h, N, d = (int(i) for i in rng.integers(1, 4, 4))
     bias = _bias(rng, h, N, N)
-    return Sample((_normal(rng, B, N, 3 * h * d), bias), {"num_heads": h, "scale": _scale(rng)}, (0,) if bias is None else (0, 1))
+    options = {"num_heads": h, "scale": _scale(rng)}
+    return Sample((_normal(rng, B, N, 3 * h * d), bias), options, (0,) if bias is None else (0, 1))
 
 
 def _bias(rng, h, N, M):

@@ -94,7 +94,9 @@ def _(g, qkv, bias, num_heads, scale, probabilities, needs):
     g_qkv = empty(qkv.shape, qkv.dtype, xp)
     gbias = xp.zeros_like(bias) if needs[1] else None
     (g_heads,) = _head_views(g, 1, num_heads)
-    _attend_vjp(g_heads, *_head_views(qkv, 3, num_heads), probabilities, scale, *_head_views(g_qkv, 3, num_heads), gbias)
+    q, k, v = _head_views(qkv, 3, num_heads)
+    gq, gk, gv = _head_views(g_qkv, 3, num_heads)
+    _attend_vjp(g_heads, q, k, v, probabilities, scale, gq, gk, gv, gbias)
     return g_qkv, gbias
 
 
