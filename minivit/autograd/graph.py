@@ -60,7 +60,7 @@ def graph(y: Tensor, names: Mapping[str, Tensor] | None = None) -> tuple[list[Ve
             raise RuntimeError("graph: backward has freed it; draw it before, or pass retain_graph=True to backward")
         uses = [(p, shape) for p, shape in zip(node.parents, node.shapes) if p is not None]
         for parent, _ in uses:
-            if id(parent) not in position:
+            if isinstance(parent, Tensor) and id(parent) not in position:
                 place(parent, "leaf", "", parent.shape, 0)
         sources = [position[id(p)] for p, _ in uses]
         edges += [Edge(source, len(vertices), shape) for source, (_, shape) in zip(sources, uses)]
