@@ -38,12 +38,30 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
                      "train", "viz")
     },
 }
-__all__ = [*_PUBLIC, "__version__"]  # noqa: PLE0604
+__all__ = [*_PUBLIC, "__version__"]
 
-if TYPE_CHECKING:
-    from minivit import attacks, backend, bench, checking, data, defenses, io, models, nn, train, viz
-    from minivit.autograd import Tensor, anomaly, checkpoint, grad, no_grad, op, ops
-    from minivit.checking import GradcheckError, gradcheck
+if TYPE_CHECKING:  # what `__getattr__` finds, for editors and type checkers
+    from minivit import attacks as attacks
+    from minivit import autograd as autograd
+    from minivit import backend as backend
+    from minivit import bench as bench
+    from minivit import checking as checking
+    from minivit import data as data
+    from minivit import defenses as defenses
+    from minivit import io as io
+    from minivit import models as models
+    from minivit import nn as nn
+    from minivit import train as train
+    from minivit import viz as viz
+    from minivit.autograd import Tensor as Tensor
+    from minivit.autograd import anomaly as anomaly
+    from minivit.autograd import checkpoint as checkpoint
+    from minivit.autograd import grad as grad
+    from minivit.autograd import no_grad as no_grad
+    from minivit.autograd import op as op
+    from minivit.autograd import ops as ops
+    from minivit.checking import GradcheckError as GradcheckError
+    from minivit.checking import gradcheck as gradcheck
 
 
 def __getattr__(name: str) -> Any:

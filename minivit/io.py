@@ -29,7 +29,7 @@ import struct
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -393,6 +393,13 @@ def write_json(path: _Path, value: Any) -> None:
     text = json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False)
     with atomic_write(path) as file:
         file.write(text.encode("utf-8") + b"\n")
+
+
+def write_jsonl(path: _Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write one line of JSON per record, atomically."""
+    lines = [json.dumps(_plain(record), allow_nan=False, ensure_ascii=False) for record in records]
+    with atomic_write(path) as file:
+        file.write("".join(line + "\n" for line in lines).encode("utf-8"))
 
 
 def append_jsonl(path: _Path, record: Mapping[str, Any]) -> None:

@@ -54,7 +54,8 @@ def run(names: Sequence[str] | None = None, rounds: int = 10, progress: Callable
     for name in names:
         if name not in ROWS:
             near = get_close_matches(name, ROWS, 1)
-            raise ValueError(f"unknown row {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(ROWS)}"))
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(ROWS)}"
+            raise ValueError(f"unknown row {name!r}; {hint}")
     rows = []
     for name in names:
         progress(name)

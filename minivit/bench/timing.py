@@ -42,7 +42,8 @@ def alternate(candidates: Mapping[str, Callable[[], Any]], rounds: int = 10, min
             for _ in range(calls[name]):
                 call()
             seconds[name].append((time.perf_counter() - start) / calls[name])
-    return {name: Timing(*np.quantile(s, [0.5, 0.25, 0.75]).tolist(), rounds) for name, s in seconds.items()}
+    quartiles = {name: np.quantile(s, [0.25, 0.5, 0.75]).tolist() for name, s in seconds.items()}
+    return {name: Timing(median, low, high, rounds) for name, (low, median, high) in quartiles.items()}
 
 
 def machine() -> dict[str, str]:

@@ -1,0 +1,41 @@
+"""The command line: `minivit demo | train | evaluate | attack | gradcheck | bench | info`.
+
+Thin on purpose: each command checks its words, calls the library as a script would, and prints. Read `commands.py` for
+the small ones, `training.py`, and `demo.py` for the whole story in one command.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code: 0, 1 if the work failed, 2 for a usage error, 130 after Ctrl-C.
+
+    A mistake in the words, the data or the files is answered with one line, not with a traceback; `--traceback` shows it.
+    """
+    from minivit.cli.arguments import parser
+
+    arguments = parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments) or 0)
+    except KeyboardInterrupt as stop:
+        print(f"\nminivit {arguments.command}: {stop or 'interrupted'}", file=sys.stderr)
+        return 130
+    except FloatingPointError as error:
+        code = 1
+        message: BaseException = error
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+        code = 2
+        message = error
+    if arguments.traceback:
+        raise message
+    print(f"minivit {arguments.command}: error: {_one_line(message)}", file=sys.stderr)
+    return code
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return " ".join(str(error).split())

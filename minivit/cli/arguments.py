@@ -1,0 +1,122 @@
+"""The words of the command line, and what they turn into."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from minivit import __version__
+
+
+def parser() -> argparse.ArgumentParser:
+    import minivit.cli.commands as commands
+    import minivit.cli.demo as demo
+    import minivit.cli.training as training
+
+    top = argparse.ArgumentParser(
+        prog="minivit", description="Vision Transformers and adversarial machine learning from first principles.",
+        epilog="minivit COMMAND --help shows the options of a command, with an example.",
+    )  # fmt: skip
+    top.add_argument("--version", action="version", version=f"minivit {__version__}")
+    subparsers = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for module in (demo, training, commands):
+        module.add_commands(subparsers)
+    return top
+
+
+def add(subparsers: Any, name: str, run: Any, what: str, example: str) -> argparse.ArgumentParser:
+    """A command: its name, the function that runs it, one line about it, and an example for its help."""
+    command: argparse.ArgumentParser = subparsers.add_parser(
+        name, help=what, description=what, epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    command.add_argument("--traceback", action="store_true", help="show where an error came from")
+    command.set_defaults(run=run)
+    return command
+
+
+def add_data(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--data", default="digits", metavar="NAME",
+                         help="digits, mnist, fashion_mnist, or a folder of images (default digits)")  # fmt: skip
+    command.add_argument("--data-dir", metavar="DIR", help="where the files of mnist and fashion_mnist are ($MINIVIT_DATA)")
+
+
+def add_device(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute (default auto)")
+
+
+def add_seed(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--seed", type=whole(0), default=0, help="of everything random (default 0)")
+
+
+def whole(least: int) -> Any:
+    """A type of argument: an integer of at least so much."""
+
+    def integer(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected an integer, got {text!r}") from None
+        if value < least:
+            raise argparse.ArgumentTypeError(f"expected at least {least}, got {value}")
+        return value
+
+    return integer
+
+
+def positive(text: str) -> float:
+    """A type of argument: a number above 0."""
+    value = number(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return value
+
+
+def number(text: str) -> float:
+    """A type of argument: a number, or a fraction as attacks write it: `8/255`."""
+    over, _, under = text.partition("/")
+    try:
+        value = float(over) / float(under or 1)
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"expected a number or a fraction like 8/255, got {text!r}") from None
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
+    return value
+
+
+def numbers(text: str) -> list[float]:
+    """A type of argument: numbers with commas between, `0,2/255,8/255`."""
+    return [number(part) for part in text.split(",")]
+
+
+def new_run_dir(asked: str | None, name: str) -> Path:
+    """The folder asked for; else `runs/<date>-<name>`, with a number at its end if there is one already."""
+    if asked is not None:
+        return Path(asked)
+    path = first = Path("runs") / f"{date.today().isoformat()}-{name}"
+    count = 1
+    while path.exists():
+        count += 1
+        path = first.with_name(f"{first.name}-{count}")
+    return path
+
+
+def load_data(arguments: argparse.Namespace) -> tuple[Any, Any]:
+    """(train, test) as --data and --data-dir say."""
+    import minivit as mv
+
+    return mv.data.load(arguments.data, root=arguments.data_dir)
+
+
+def check_fits(model: Any, dataset: Any) -> None:
+    """Refuses a model and a data set that were not made for each other, in words about --model and --data."""
+    config = model.config
+    needs = (*config.image_size, config.channels)
+    if tuple(dataset.image_shape) != needs or config.num_classes < dataset.num_classes:
+        raise ValueError(
+            f"--model takes images of {'x'.join(map(str, needs))} and {config.num_classes} classes, --data has "
+            f"{'x'.join(map(str, dataset.image_shape))} and {dataset.num_classes}"
+        )
