@@ -74,7 +74,7 @@ def fit(
     warmup: float = 0.05,
     clip_norm: float | None = 1.0,
     label_smoothing: float = 0.0,
-    shift: int = 1,
+    shift: int = 0,
     ema: float | None = None,
     validation: float = 0.0,
     keep: str = "last",

@@ -6,7 +6,7 @@ import sys
 import minivit as mv
 
 OPTIONS = {
-    "epochs": 3, "seed": 5, "batch_size": 32, "lr": 3e-3, "ema": 0.9, "validation": 0.1, "label_smoothing": 0.1,
+    "epochs": 3, "seed": 5, "batch_size": 32, "lr": 3e-3, "ema": 0.9, "validation": 0.1, "label_smoothing": 0.1, "shift": 1,
     "progress": False,
 }  # fmt: skip
 SIZES = {"image_size": 8, "patch_size": 4, "channels": 1, "embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 10}
