@@ -32,8 +32,8 @@ def _macs(node: Any) -> int:
     if name == "linear":
         return math.prod(shapes[0]) * shapes[1][1]  # (n, d_in) @ (d_in, d_out)
     if name == "matmul":
-        a, b = (1, *shapes[0])[-max(len(shapes[0]), 2):], (*shapes[1], 1)[:max(len(shapes[1]), 2)]  # vectors as matrices
-        return math.prod(np.broadcast_shapes(a[:-2], b[:-2])) * a[-2] * a[-1] * b[-1]  # (..., n, d) @ (..., d, e)
+        *_, n, d = shapes[0]
+        return math.prod(max(shapes, key=len)[:-2]) * n * d * shapes[1][-1]  # (..., n, d) @ (..., d, e), "..." perhaps once
     if name == "multi_head_attention":
         B, N, D3 = shapes[0]
         return 2 * B * N * N * D3 // 3  # Q Kᵀ and A V

@@ -71,8 +71,8 @@ class ViTConfig:
             require(name, _is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1, "a probability in [0, 1)")
         for name in ("mean", "std"):
             value = getattr(self, name)
-            each = value if isinstance(value, tuple | list) else (value,) * self.channels
-            good = len(each) == self.channels and all(_is_number(v) and (name == "mean" or v > 0) for v in each)
+            each = value if isinstance(value, tuple | list) and len(value) == self.channels else (value,)
+            good = all(_is_number(v) and (name == "mean" or v > 0) for v in each)
             require(name, good, f"a number, or a tuple of one for each of {self.channels} channels" + ", > 0" * (name == "std"))
 
     @classmethod

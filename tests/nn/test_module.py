@@ -193,9 +193,15 @@ def test_evaluating_gives_each_module_its_own_mode_back():
     net = Net()
     net.first.eval()
     before = [m.training for m in net.modules()]
-    with pytest.raises(KeyError), evaluating(net):
+    with evaluating(net):
         assert not any(m.training for m in net.modules())
-        raise KeyError
+    assert [m.training for m in net.modules()] == before
+
+    def fail():
+        with evaluating(net):
+            raise KeyError
+
+    pytest.raises(KeyError, fail)
     assert [m.training for m in net.modules()] == before
     with evaluating(len):  # any callable
         pass
