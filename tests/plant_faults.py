@@ -31,11 +31,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from minivit.autograd import REGISTRY, engine  # noqa: E402
+from minivit.autograd import REGISTRY, engine, operation  # noqa: E402
 from tests.autograd import properties  # noqa: E402
 
 SEEDS = range(40)
-ENGINE = ["unbroadcast", "_accumulate", "_fit", "replay"]
+ENGINE = [engine.unbroadcast, engine._accumulate, engine._fit, operation.replay]
 
 _ZERO = "the derivative is 0, and 0 times anything is 0"
 _SAME_AXES = "only asked whether an axis is in it: a set written twice is the same set"
@@ -244,8 +244,8 @@ def helpers(function: types.FunctionType) -> dict[str, types.FunctionType]:
 
 def faults(operation: str) -> Iterator[Fault]:
     if operation == "engine":
-        for name in ENGINE:
-            yield from faults_of(getattr(engine, name), "engine", name)
+        for helper in ENGINE:
+            yield from faults_of(helper, "engine", helper.__name__)
         return
     rule = REGISTRY[operation].rule
     assert isinstance(rule, types.FunctionType)

@@ -1,13 +1,15 @@
 """Derivatives from first principles: a Tensor, an engine, and the operations with their rules.
 
-Read in this order: `tensor.py` (what a value is), `engine.py` (operations, the graph, the walk back), `primitives.py`
-(every elementary operation beside its rule), `fused/` (the fast ones, each beside its reference), `samples.py` (what
-the tests feed them), `graph.py` (drawing), `anomaly.py` (finding a NaN).
+Read in this order: `tensor.py` (what a value is), `engine.py` (the graph and the walk back), `operation.py` (forward and
+rule), `primitives.py` (every elementary operation beside its rule), `fused/` (the fast ones, each beside its reference),
+`checkpointing.py`, `samples.py` (what the tests feed them), `graph.py` (drawing), `anomaly.py` (finding a NaN).
 """
 
 from minivit.autograd import ops
 from minivit.autograd.anomaly import anomaly
-from minivit.autograd.engine import Node, Op, checkpoint, grad, op, unbroadcast
+from minivit.autograd.checkpointing import checkpoint
+from minivit.autograd.engine import Node, grad, unbroadcast
+from minivit.autograd.operation import Op, op
 from minivit.autograd.registry import REGISTRY
 from minivit.autograd.tensor import Tensor, no_grad
 

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from minivit.autograd.engine import Node, Op, _input_name, _users_line
+from minivit.autograd.engine import Node, _input_name, _users_line
+from minivit.autograd.operation import Op
 from minivit.autograd.tensor import Tensor, mode
 from minivit.backend import array_module, is_array
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from minivit.autograd.engine import Op
+from minivit.autograd.operation import Op
 from minivit.autograd.registry import register
 from minivit.autograd.special import erf as _erf
 from minivit.autograd.tensor import Tensor

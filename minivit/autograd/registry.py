@@ -7,7 +7,7 @@ stands in `samples.py`. An operation that a user makes with `@mv.op` is not ente
 
 from __future__ import annotations
 
-from minivit.autograd.engine import Op
+from minivit.autograd.operation import Op
 
 REGISTRY: dict[str, Op] = {}
 

@@ -5,8 +5,8 @@
     y.backward()            # x.grad is now 2 x
 
 A Tensor made by hand is a *leaf*. One that an operation returns has a `node`, the record of that operation
-(`engine.py`), and through it the whole graph back to the leaves. The operators (`+`, `@`, `[...]`, ...) and methods
-(`.sum()`, `.reshape()`, ...) are the operations of `primitives.py`, which attaches them at its end.
+(`operation.py`, `engine.py`), and through it the whole graph back to the leaves. The operators (`+`, `@`, `[...]`, ...)
+and methods (`.sum()`, `.reshape()`, ...) are the operations of `primitives.py`, which attaches them at its end.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from minivit.autograd.engine import Op
+from minivit.autograd.operation import Op
 from minivit.autograd.registry import register
 
 
