@@ -85,7 +85,6 @@ def steepest(g: Any, x: Any, size: float, eps: float, norm: str, bounds: tuple[f
     k = max(1, round(2 * eps / (hi - lo)))
     part = size / k * (1 + 1e-6)  # a little more, so that rounding leaves nothing for one pixel after the k
     room = xp.minimum(xp.where(flat > 0, hi - rows, rows - lo), part)  # how far each pixel may go
-    room = xp.where(flat == 0, 0.0, room).astype(g.dtype, copy=False)
     order = xp.argsort(-xp.abs(flat), axis=1, kind="stable")
     room = xp.take_along_axis(room, order, axis=1)
     spent = xp.zeros(room.shape, "float64")  # before this pixel's turn

@@ -102,6 +102,16 @@ def test_seed_and_index_change_the_start():
     np.testing.assert_array_equal(*by_generator)
 
 
+def test_each_restart_begins_elsewhere_and_without_a_random_start_there_is_one():
+    model = mlp(0, D)
+    x, y = images(0, 3)
+    r = mv.attacks.pgd(model, x, y, eps=0.1, steps=2, restarts=3)
+    assert r.history.shape == (3, 3)
+    assert len(np.unique(r.history[:, 0])) == 3
+    r = mv.attacks.pgd(model, x, y, eps=0.1, steps=2, restarts=3, random_start=False)
+    assert r.history.shape == (1, 3)
+
+
 @few
 @given(seeds, norms, st.booleans())
 def test_keep_best_is_the_best_of_all_that_was_seen(seed, norm, targeted):

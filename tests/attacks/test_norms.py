@@ -113,6 +113,19 @@ def test_projection_of_no_images_and_of_images_as_images(norm):
     )
 
 
+def test_projection_where_the_stopped_pixels_use_up_the_radius_to_the_last_bit():
+    """What is left for the others is then 0 but for rounding, which may be negative."""
+    rng = np.random.default_rng(0)
+    room = rng.random((20_000, 6))
+    room *= 0.5 / np.linalg.norm(room[:, :5], axis=1, keepdims=True)
+    x = 1 - np.minimum(room, 1.0)
+    v = room * rng.uniform(5, 10, room.shape)
+    v[:, 5] = 1e-12
+    p = project(x + v, x, 0.5, "l2")  # a warning, of the root of a negative number, is an error here
+    np.testing.assert_allclose(p[:, :5], 1.0, atol=1e-6)
+    assert distance(p, x, "l2").max() <= 0.5 + 1e-14
+
+
 def test_projection_of_many_pixels_in_float32():
     """Sums over 150,000 pixels in float32 would be off by more than this."""
     rng = np.random.default_rng(0)
