@@ -259,6 +259,7 @@ def test_how_weights_start():
 BAD = {
     "patch_size 5 does not divide the image size 12×8": {"patch_size": 5},
     "patch_size 8 does not divide the image size 12×8": {"patch_size": 8},
+    "patch_size 6 does not divide the image size 12×8": {"patch_size": 6},
     "num_heads 5 does not divide the width 12": {"num_heads": 5},
     "embed_dim: expected a positive integer, got 0": {"embed_dim": 0},
     "embed_dim: expected a positive integer, got 12.0": {"embed_dim": 12.0},

@@ -212,6 +212,7 @@ def test_a_checkpoint_drops_the_same_when_it_computes_again(steps):
     model, x = Noisy(), rng.standard_normal((16, 8)).astype("float32")
     for a, b in zip(gradients(model, model, x, steps), gradients(model, mv.checkpoint(model), x, steps)):
         np.testing.assert_allclose(a, b, rtol=1e-6)
+    assert model.a.step == model.b.step == steps, "what was computed again was counted as a step of training"
 
 
 def test_checkpoints_within_a_checkpoint_drop_the_same():
