@@ -58,14 +58,14 @@ def graph(y: Tensor, names: Mapping[str, Tensor] | None = None) -> Any:
     for (source, target, shape), way in zip(edges, ways):
         again = uses[source, target] = uses.get((source, target), -1) + 1  # x * x: the second arrow bends aside
         ax.plot(way[:-1, 0], way[:-1, 1], color="0.3", linewidth=1.1, zorder=1)
-        ax.add_patch(FancyArrowPatch(
-            tuple(way[-2]), tuple(way[-1]), arrowstyle="-|>", mutation_scale=11, linewidth=1.1, color="0.3", zorder=2,
+        ax.add_patch(FancyArrowPatch(  # drawn after the boxes, whose outlines, at which it ends, are known only then
+            tuple(way[-2]), tuple(way[-1]), arrowstyle="-|>", mutation_scale=11, linewidth=1.1, color="0.3", zorder=4,
             patchA=boxes[source].get_bbox_patch() if len(way) == 2 else None, patchB=boxes[target].get_bbox_patch(),
             shrinkA=0, shrinkB=1, connectionstyle=f"arc3,rad={0.4 * again}"))
         if shape is not None and vertices[source].kind == "operation" and source not in said:
             said.add(source)
             x, row = 0.5 * (way[0] + way[1])
-            ax.text(x + 0.06, row, f"{shape}", fontsize=7.5, ha="left", va="center", color="0.3", zorder=3,
+            ax.text(x + 0.06, row, f"{shape}", fontsize=7.5, ha="left", va="center", color="0.3", zorder=5,
                     path_effects=[withStroke(linewidth=2.5, foreground="white")])
     return fig
 

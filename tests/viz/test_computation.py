@@ -82,3 +82,12 @@ def test_too_large_a_graph_is_refused():
     with pytest.raises(ValueError, match="201 vertices, at most 150"):
         mv.viz.graph(y)
     assert x.grad is None
+
+
+def test_arrows_are_drawn_after_the_boxes_they_end_at():
+    """A box's outline is known when its text has been drawn; an arrow drawn before ends, unseen, inside of it."""
+    x = mv.Tensor(np.ones(3), requires_grad=True)
+    ax = mv.viz.graph((x * x).sum(), {"x": x}).axes[0]
+    arrows = [patch.zorder for patch in ax.patches if isinstance(patch, FancyArrowPatch)]
+    assert arrows
+    assert min(arrows) > max(text.zorder for text in ax.texts if text.get_bbox_patch() is not None)
