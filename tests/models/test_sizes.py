@@ -67,6 +67,13 @@ def test_the_names():
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
+def test_heads_are_64_wide_and_80_in_the_huge_model(name):
+    """Neither parameters nor multiply-accumulates depend on the number of heads."""
+    c = config(name)
+    assert c.embed_dim == c.num_heads * (80 if "huge" in name else 64)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_parameters_to_the_unit(name):
     with_head, without, _ = PUBLISHED[name]
     model = create(name, seed=None)
