@@ -18,7 +18,6 @@ from minivit.cli.arguments import add, add_device, add_seed, new_run_dir, number
 
 MODEL: dict[str, Any] = {
     "image_size": 8, "patch_size": 2, "channels": 1, "embed_dim": 64, "depth": 4, "num_heads": 4, "num_classes": 10,
-    "pool": "mean",
 }  # fmt: skip
 NATURAL: dict[str, Any] = {"batch_size": 64, "lr": 3e-3, "shift": 0}
 HARDENED: dict[str, Any] = {"batch_size": 64, "lr": 2e-3, "shift": 0, "steps": 5}

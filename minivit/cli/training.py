@@ -12,9 +12,9 @@ from minivit.cli.arguments import add, add_data, add_device, add_seed, load_data
 
 # what suits a data set: the model's shape and the length of its training; every option overrides its entry
 PRESETS: dict[str, dict[str, Any]] = {
-    "digits": {"patch_size": 2, "embed_dim": 64, "depth": 4, "num_heads": 4, "pool": "mean",
+    "digits": {"patch_size": 2, "embed_dim": 64, "depth": 4, "num_heads": 4, "pool": "cls",
                "epochs": 60, "batch_size": 64, "lr": 3e-3, "shift": 0},
-    "mnist": {"patch_size": 7, "embed_dim": 64, "depth": 4, "num_heads": 4, "pool": "mean",
+    "mnist": {"patch_size": 7, "embed_dim": 64, "depth": 4, "num_heads": 4, "pool": "cls",
               "epochs": 8, "batch_size": 128, "lr": 3e-3, "shift": 1},
 }  # fmt: skip
 PRESETS["fashion_mnist"] = PRESETS["mnist"]

@@ -137,7 +137,8 @@ class ViT(Module):
         """E_pos, (1, tokens, D): a parameter, a constant (zeros for the class token), or None."""
         c = self.config
         if c.position == "learned":
-            return Parameter(init.normal((1, tokens, c.embed_dim), seed, "pos_embed"))
+            # as large as an embedded patch, so that a small model sees positions from the first step
+            return Parameter(init.normal((1, tokens, c.embed_dim), seed, "pos_embed", std=1 / math.sqrt(c.embed_dim)))
         if c.position == "sinusoidal":
             table = sinusoidal(self.patch_embed.num_patches, c.embed_dim)
         elif c.position == "sinusoidal_2d":

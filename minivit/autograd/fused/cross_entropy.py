@@ -58,7 +58,10 @@ def _(g, probabilities, checked_labels, reduction, label_smoothing):
     xp = array_module(probabilities)
     B, K = probabilities.shape
     gx = probabilities - label_smoothing / K
-    gx[xp.arange(B), checked_labels] -= 1 - label_smoothing
+    # p - target sums to 0 over the classes: so the label's entry, where p - 1 would round to 0 for a sure model
+    label = (xp.arange(B), checked_labels)
+    gx[label] = 0
+    gx[label] = -gx.sum(axis=-1)
     gx *= g / B if reduction == "mean" else g if reduction == "sum" else g[:, None]
     return gx, None
 
