@@ -6,9 +6,6 @@ from typing import Any
 
 import numpy as np
 
-# Okabe and Ito's colors, which the color-blind can tell apart; each curve has its own dashes as well
-_CURVES = {"train": ("#0072B2", "-"), "validation": ("#E69F00", "--"), "test": ("#009E73", "-.")}
-
 
 class History(list[dict[str, Any]]):
     """A list of rows, one dict per epoch.
@@ -23,26 +20,10 @@ class History(list[dict[str, Any]]):
         return np.array([row.get(name, np.nan) for row in self], dtype=float)
 
     def plot(self) -> Any:
-        """Loss and accuracy against epochs, a matplotlib figure."""
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
+        """The curves, a matplotlib figure: `mv.viz.training(history)`."""
+        from minivit.viz import training
 
-        figure = Figure(figsize=(9, 3.4), layout="constrained")
-        epochs = self.column("epoch")
-        for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy")):
-            scale = 100 if quantity == "accuracy" else 1
-            for part, (color, dashes) in _CURVES.items():
-                values = scale * self.column(f"{part}_{quantity}")
-                if np.isfinite(values).any():
-                    dot = "o" if len(self) == 1 else ""
-                    axes.plot(epochs, values, dashes, color=color, marker=dot, label=part)
-            axes.set_xlabel("epoch")
-            axes.set_ylabel("cross-entropy" if quantity == "loss" else "accuracy (%)")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.grid(alpha=0.3)
-            if axes.lines:
-                axes.legend()
-        return figure
+        return training(self)
 
     def __repr__(self) -> str:
         if not self:
