@@ -57,6 +57,7 @@ def patches(image: Any, patch_size: int) -> Any:
             ax.axis("off")
         else:
             show_image(ax, sequence[i], str(i + 1))
+            ax.spines[:].set(visible=True, color="0.6", linewidth=0.8)  # a white patch on white paper
     for ax in axes[len(numbers):]:
         ax.axis("off")
     bottom.suptitle(f"sequence p: N = {N} patches, each flattened to P²C = {P * P * C} numbers", fontsize=10)
