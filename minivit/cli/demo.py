@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     print("3. attacks")
     columns, rows = _table(models, test, eps, eps_l2, seed)
-    radii = np.linspace(0, 2 * eps, 9).tolist()
+    radii = np.linspace(0, 2 * eps, 7).tolist()
     curves = {name: mv.attacks.robust_accuracy(m, test, "pgd", radii, seed=seed, steps=20) for name, m in models.items()}
 
     print("4. pictures")

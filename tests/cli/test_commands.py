@@ -1,0 +1,158 @@
+"""The command line: what it does, and that a user's mistake gets one line and exit code 2."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import minivit as mv
+from minivit.cli import main
+from minivit.cli.arguments import number, numbers
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    vit = mv.models.ViT(image_size=8, patch_size=4, channels=1, embed_dim=8, depth=1, num_heads=2, num_classes=10)
+    mv.models.save(vit, path)
+    return path
+
+
+TINY = ["--patch-size", "4", "--embed-dim", "8", "--depth", "1", "--num-heads", "2", "--epochs", "1"]
+
+
+def test_the_words_of_eps():
+    assert number("8/255") == 8 / 255
+    assert numbers("0,2/255,0.5") == [0, 2 / 255, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["train", "--data", "digit"], "did you mean 'digits'"),
+        (["train", "--data", "mnist", "--data-dir", "/nowhere"], "/nowhere"),
+        (["train", "--patch-size", "3"], "patch_size 3 does not divide"),
+        (["train", "--num-heads", "5"], "num_heads 5 does not divide"),
+        (["train", "--resume", "/nowhere"], "holds no run"),
+        (["train", "--model", "/nowhere.safetensors"], "/nowhere.safetensors"),
+        (["evaluate", "--model", "/nowhere.npz"], "/nowhere.npz"),
+        (["evaluate", "--model", "model.pt"], "model.pt"),
+        (["attack", "--model", "MODEL", "--eps", "8"], "8/255"),
+        (["attack", "--model", "MODEL", "--eps", "-1"], "eps"),
+        (["attack", "--model", "MODEL", "--eps", "0.1", "--norm", "linff"], "linf"),
+        (["attack", "--model", "MODEL", "--eps", "0.1", "--attack", "pdg"], "pgd"),
+        (["attack", "--model", "MODEL", "--eps", "0.1", "--attack", "fgsm", "--steps", "3"], "--steps"),
+        (["gradcheck", "softmaxx"], "no operation 'softmaxx'"),
+        (["gradcheck", "nowhere.py:f"], "no file 'nowhere.py'"),
+        (["bench", "train-vit"], "did you mean 'train-vit-"),
+        (["demo", "--eps", "20", "--run-dir", "RUN"], "eps"),
+        (["demo", "--resume", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(words, says, model_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = [{"MODEL": str(model_file), "RUN": str(tmp_path / "run")}.get(word, word) for word in words]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"minivit {words[0]}: error: ")
+    assert says in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [["attack", "--model", "m", "--eps", "8/0"], ["train", "--epochs", "0"], ["train", "--epoch", "3"],
+                                   ["train", "--device", "tpu"], ["fly"], []])  # fmt: skip
+def test_wrong_words_exit_with_2(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "attack", "gradcheck", "bench", "info"])
+def test_help_has_an_example(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"example:\n  minivit {command}" in capsys.readouterr().out
+
+
+def test_unwritable_run_folder(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["train", *TINY, "--run-dir", str(tmp_path / "file" / "run")]) == 2
+    assert "cannot be written to" in capsys.readouterr().err
+
+
+def test_train_then_evaluate_attack_info(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main(["train", *TINY, "--seed", "3", "--run-dir", str(run)]) == 0
+    assert {p.name for p in run.iterdir()} == {"config.json", "metrics.jsonl", "model.safetensors", "checkpoints", "training.png"}
+    row = mv.io.read_jsonl(run / "metrics.jsonl")[-1]
+    capsys.readouterr()
+    assert main(["evaluate", "--model", str(run / "model.safetensors"), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["accuracy"] == row["test_accuracy"]
+
+    assert main(["attack", "--model", str(run / "model.safetensors"), "--eps", "0,8/255", "--steps", "2", "--limit", "40",
+                 "--run-dir", str(tmp_path / "attack")]) == 0  # fmt: skip
+    record = json.loads((tmp_path / "attack" / "attack.json").read_text())
+    assert [r["eps"] for r in record["rows"]] == [0, 8 / 255]
+    assert record["n"] == 40
+    assert (tmp_path / "attack" / "adversarial.png").stat().st_size > 1000
+    capsys.readouterr()
+    assert main(["info", "--model", str(run / "model.safetensors")]) == 0
+    assert "patch_embed" in capsys.readouterr().out
+
+
+def test_resume_goes_on_with_the_same_settings(tmp_path):
+    """A run killed after its first epoch and resumed by folder alone ends in the bytes of a run that was not."""
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    words = [*TINY[:-1], "3", "--dropout", "0.1", "--seed", "1"]
+    assert main(["train", *words, "--run-dir", str(whole)]) == 0
+    killer = (
+        "import os, signal, sys\n"
+        "import minivit.train.runs as runs\n"
+        "from minivit.cli import main\n"
+        "log = runs.Run.log\n"
+        "runs.Run.log = lambda self, row: (log(self, row), os.kill(os.getpid(), signal.SIGKILL))\n"
+        "main(sys.argv[1:])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", killer, "train", *words, "--run-dir", str(stopped)], capture_output=True)
+    assert done.returncode == -9
+    assert not (stopped / "model.safetensors").exists()
+    assert main(["train", "--resume", str(stopped)]) == 0
+    assert (stopped / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_gradcheck_of_own_and_of_a_file(tmp_path, capsys):
+    assert main(["gradcheck", "softmax", "gelu", "--order", "2"]) == 0
+    (tmp_path / "mine.py").write_text(
+        "import minivit as mv\n@mv.op\ndef square(x):\n    return x * x\n\n@square.vjp\ndef _(g, x):\n    return g * x\n"
+    )
+    assert main(["gradcheck", f"{tmp_path / 'mine.py'}:square", "--shape", "2,3"]) == 1
+    assert "0.5" in capsys.readouterr().out
+
+
+def test_demo_in_small(tmp_path, capsys):
+    run = tmp_path / "demo"
+    assert main(["demo", "--epochs", "1", "--adversarial-epochs", "1", "--run-dir", str(run)]) == 0
+    out = capsys.readouterr().out
+    assert {"natural.safetensors", "robust.safetensors", "metrics.jsonl", "config.json", "report.html"} <= {
+        p.name for p in run.iterdir()
+    }
+    assert len(list(run.glob("*.png"))) == 9
+    assert [row["phase"] for row in mv.io.read_jsonl(run / "metrics.jsonl")] == ["natural", "robust"]
+    header, natural, robust = out.splitlines()[-5:-2]
+    assert header.split("  ")[-1].strip() == "PGD-20 L2 1"
+    assert natural.startswith("natural")
+    assert robust.startswith("adversarially trained")
+    _, test = mv.data.load("digits")
+    clean = mv.train.evaluate(mv.models.load(run / "natural.safetensors"), test)["accuracy"]
+    assert f"{100 * clean:.1f} %" in natural
+    before = (run / "robust.safetensors").read_bytes()
+    assert main(["demo", "--epochs", "1", "--adversarial-epochs", "1", "--resume", str(run)]) == 0  # nothing is trained again
+    assert (run / "robust.safetensors").read_bytes() == before
+    assert out.splitlines()[-4:-2] == capsys.readouterr().out.splitlines()[-4:-2]
+    assert np.isfinite([row["train_loss"] for row in mv.io.read_jsonl(run / "metrics.jsonl")]).all()
