@@ -137,8 +137,9 @@ class ViT(Module):
         """E_pos, (1, tokens, D): a parameter, a constant (zeros for the class token), or None."""
         c = self.config
         if c.position == "learned":
-            # as large as an embedded patch, so that a small model sees positions from the first step
-            return Parameter(init.normal((1, tokens, c.embed_dim), seed, "pos_embed", std=1 / math.sqrt(c.embed_dim)))
+            # about as large as embedded patches are under Xavier weights, so that a small model sees positions from the
+            # first step; the 0.02 of the published models needs their long training
+            return Parameter(init.normal((1, tokens, c.embed_dim), seed, "pos_embed", std=0.4))
         if c.position == "sinusoidal":
             table = sinusoidal(self.patch_embed.num_patches, c.embed_dim)
         elif c.position == "sinusoidal_2d":
