@@ -1,6 +1,6 @@
 """Build the executed notebooks: notebooks/NN_name.py (the source, jupytext's percent format) to NN_name.ipynb beside it.
 
-    python tests/build_notebooks.py                rebuild every notebook
+    python tests/build_notebooks.py                rebuild every notebook; one that fails leaves the .ipynb as it was
     python tests/build_notebooks.py 01 03          only these
     python tests/build_notebooks.py --check        run every source from the start, write nothing: exit code 1 if one fails,
                                                    takes too long, or has another text than the .ipynb beside it
@@ -65,6 +65,7 @@ def execute(notebook: Any) -> None:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = dict(os.environ, PYTHONPATH=path, PYTHONHASHSEED="0", PYTHONDONTWRITEBYTECODE="1")
     environment.pop("MPLBACKEND", None)  # a notebook draws inline
+    environment["OPENBLAS_NUM_THREADS"] = "1"  # products are summed in the same order, however many cores there are
     NotebookClient(notebook, timeout=4 * TIME_LIMIT, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}},
                    extra_arguments=["--log-level=40"], record_timing=False).execute(env=environment)
     for cell in notebook.cells:
@@ -120,6 +121,7 @@ def _output_faults(output: Any) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     import nbformat
+    from nbclient.exceptions import CellExecutionError
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="the first letters of notebooks, e.g. 01; all of them by default")
@@ -132,13 +134,14 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             execute(notebook)
             found = faults(notebook, source)
-        except Exception as error:  # nbclient's error carries the cell and its traceback
-            found = [str(error)]
+        except CellExecutionError as error:  # carries the cell and its traceback, in color
+            found = [re.sub(r"\x1b\[[\d;]*m", "", str(error)).replace("\n", "\n  ")]
         seconds = time.perf_counter() - start
         if seconds > TIME_LIMIT:
             found.append(f"took {seconds:.0f} s, more than {TIME_LIMIT}")
         if not options.check:
-            nbformat.write(notebook, stored)
+            if not found:  # what is stored is never a notebook that fails
+                nbformat.write(notebook, stored)
         elif not stored.exists():
             found.append(f"{stored.name} is missing")
         else:
