@@ -17,8 +17,9 @@ import numpy as np
 from minivit.attacks import validate
 from minivit.attacks.fgsm import fgsm
 from minivit.attacks.pgd import pgd
-from minivit.attacks.victim import Model, eval_mode, logits_of
+from minivit.attacks.victim import Model, logits_of
 from minivit.backend import to_numpy
+from minivit.nn.module import evaluating
 
 ATTACKS: dict[str, Callable[..., Any]] = {"fgsm": fgsm, "pgd": pgd}
 _Z = 1.959963984540054  # the normal distribution's 97.5 % point
@@ -123,7 +124,7 @@ def robust_accuracy(
     anything = any(p.kind is p.VAR_KEYWORD for p in takes.values())
 
     smallest = np.full(len(y), np.inf)
-    with eval_mode(model):
+    with evaluating(model):
         for rows, images, labels, _ in given.batches():
             wrong = to_numpy(logits_of(model, images).argmax(axis=1) != labels)
             smallest[rows][wrong] = 0.0

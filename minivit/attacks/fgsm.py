@@ -16,8 +16,9 @@ import numpy as np
 from minivit.attacks import norms, validate
 from minivit.attacks.loss import input_gradient
 from minivit.attacks.result import AttackResult, assess
-from minivit.attacks.victim import Model, eval_mode
+from minivit.attacks.victim import Model
 from minivit.backend import array_module, to_numpy
+from minivit.nn.module import evaluating
 
 
 def fgsm(
@@ -52,7 +53,7 @@ def fgsm(
     given = validate.inputs(model, x, y, eps, norm, targets, bounds, batch_size)
     x_adv = np.empty(given.x.shape, given.x.dtype)
     prediction = np.empty(len(x_adv), np.int64)
-    with eval_mode(model):
+    with evaluating(model):
         for rows, images, labels, aims in given.batches():
             _, logits, g = input_gradient(model, images, labels, aims)
             moved = images + norms.steepest(g, images, given.eps, given.eps, given.norm, given.bounds)

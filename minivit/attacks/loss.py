@@ -19,9 +19,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from minivit.attacks.victim import Model, checked_logits, recording
+from minivit.attacks.victim import Model, checked_logits
 from minivit.autograd.engine import grad
-from minivit.autograd.tensor import Tensor
+from minivit.autograd.tensor import Tensor, recording
 from minivit.backend import array_module
 
 

@@ -18,9 +18,10 @@ import numpy as np
 from minivit.attacks import norms, validate
 from minivit.attacks.loss import input_gradient, objective, success
 from minivit.attacks.result import AttackResult, assess
-from minivit.attacks.victim import Model, eval_mode, logits_of
+from minivit.attacks.victim import Model, logits_of
 from minivit.backend import array_module, to_numpy
 from minivit.backend.random import as_seed
+from minivit.nn.module import evaluating
 
 
 def step(
@@ -106,7 +107,7 @@ def pgd(
     prediction = np.empty(len(x_adv), np.int64)
     history = np.zeros((restarts, steps + 1))
     work = -(-len(x_adv) // given.batch_size) * restarts * (steps + 1)
-    with eval_mode(model), _progress(f"PGD-{steps}", work, progress) as advance:
+    with evaluating(model), _progress(f"PGD-{steps}", work, progress) as advance:
         for rows, images, labels, aims in given.batches():
             xp = array_module(images)
             logits = logits_of(model, images)

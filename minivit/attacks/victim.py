@@ -7,38 +7,13 @@ afterwards, also when something raises. Its parameters are read, never written; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
-from minivit.autograd.tensor import Tensor, mode, no_grad
+from minivit.autograd.tensor import Tensor, no_grad
 from minivit.backend import array_module, device_of
 
 Model = Callable[..., Any]
-
-
-@contextmanager
-def eval_mode(model: Model) -> Iterator[None]:
-    """Within this block the model is in evaluation mode; afterwards every submodule is in the mode it was in."""
-    modules = list(model.modules()) if hasattr(model, "modules") else []
-    before = [m.training for m in modules]
-    try:
-        if modules:
-            model.eval()  # type: ignore[attr-defined]
-        yield
-    finally:
-        for m, training in zip(modules, before):
-            m.training = training
-
-
-@contextmanager
-def recording() -> Iterator[None]:
-    """Within this block operations are recorded, also where the caller has written `with mv.no_grad()`."""
-    before, mode.recording = mode.recording, True
-    try:
-        yield
-    finally:
-        mode.recording = before
 
 
 def home(model: Model, x: Any) -> str:

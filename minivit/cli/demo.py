@@ -90,11 +90,12 @@ def run(arguments: argparse.Namespace) -> int:
     mv.io.write_json(run_dir / "config.json", settings)
     report = run_dir / "report.html"
     note = f"Accuracy on {len(test)} held-out digits, 95 % intervals of about ±{_half_width(rows):.1f} points; seed {seed}."
+    cells = [[name, *map(_percent, row)] for name, row in rows.items()]
     mv.viz.report(
         report, "A Vision Transformer, fooled and hardened",
         [
             mv.viz.Text("What was done", _story(arguments, train, test, model)),
-            mv.viz.Table("Accuracy under attack", ["model", *columns], [[n, *map(_percent, row)] for n, row in rows.items()], note),
+            mv.viz.Table("Accuracy under attack", ["model", *columns], cells, note),
             *figures.values(),
         ],
         config=settings,

@@ -30,13 +30,13 @@ import numpy as np
 
 from minivit.attacks import norms, pgd
 from minivit.attacks.pgd import step as pgd_step
-from minivit.attacks.victim import eval_mode
 from minivit.autograd import Tensor, ops
 from minivit.backend import array_module, device_of, to_device
 from minivit.backend.random import hash_bits
 from minivit.data import Dataset
 from minivit.data.dataset import natural
 from minivit.nn import Module
+from minivit.nn.module import evaluating
 from minivit.train import History, fit
 
 
@@ -81,7 +81,7 @@ class AdversarialCrossEntropy:
         step_size = part * (2.5 * self.eps / self.steps if self.step_size is None else self.step_size)
         on_device = to_device(labels, device_of(images))
         here = int(hash_bits(self.seed, "adversarial training", step))
-        with eval_mode(model):
+        with evaluating(model):
             x_t = norms.random_start(images, eps, self.norm, here, 0, indices)
             x_t = norms.project(x_t, images, eps, self.norm, self.bounds)
             for _ in range(self.steps):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from minivit.autograd import no_grad, ops
 from minivit.backend import to_device, to_numpy
 from minivit.data.dataset import Dataset, natural
+from minivit.nn.module import evaluating
 
 
 def predict(model: Callable[..., Any], images: np.ndarray, batch_size: int = 256) -> np.ndarray:
@@ -47,20 +47,6 @@ def evaluate(model: Callable[..., Any], dataset: Dataset, batch_size: int = 256)
     logits = predict(model, dataset.images, batch_size)
     losses = ops.cross_entropy(logits.astype(np.float64), dataset.labels, reduction="none")
     return {"accuracy": float(np.mean(logits.argmax(axis=1) == dataset.labels)), "loss": float(np.mean(losses))}
-
-
-@contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """Within this block a model is in evaluation mode; afterwards every module in it is in the mode it was in."""
-    modules = list(model.modules()) if hasattr(model, "modules") else []
-    before = [module.training for module in modules]
-    try:
-        for module in modules:
-            module.training = False
-        yield
-    finally:
-        for module, training in zip(modules, before):
-            module.training = training
 
 
 def placed(model: Any, images: Any) -> Any:

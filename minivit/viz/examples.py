@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from minivit.attacks import norms
-from minivit.attacks.victim import eval_mode, home, logits_of
+from minivit.attacks.victim import home, logits_of
 from minivit.autograd import ops
 from minivit.backend import to_device, to_numpy
+from minivit.nn.module import evaluating
 from minivit.viz.style import (
     BLUE,
     SIGNED,
@@ -93,7 +94,7 @@ def adversarial(
 
 def _answers(model: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     """The model's classes, their probabilities, and how many classes there are; its modes stay as they were."""
-    with eval_mode(model):
+    with evaluating(model):
         logits = to_numpy(logits_of(model, to_device(images, home(model, images))))
     p = ops.softmax(logits.astype(np.float64), axis=-1)
     return p.argmax(axis=1), p.max(axis=1), p.shape[1]

@@ -62,8 +62,11 @@ def test_a_mistake_is_one_line_and_exit_code_2(words, says, model_file, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("words", [["attack", "--model", "m", "--eps", "8/0"], ["train", "--epochs", "0"], ["train", "--epoch", "3"],
-                                   ["train", "--device", "tpu"], ["fly"], []])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [["attack", "--model", "m", "--eps", "8/0"], ["train", "--epochs", "0"], ["train", "--epoch", "3"],
+     ["train", "--device", "tpu"], ["fly"], []],
+)  # fmt: skip
 def test_wrong_words_exit_with_2(words, capsys):
     with pytest.raises(SystemExit) as stop:
         main(words)
@@ -88,7 +91,8 @@ def test_unwritable_run_folder(tmp_path, capsys):
 def test_train_then_evaluate_attack_info(tmp_path, capsys):
     run = tmp_path / "run"
     assert main(["train", *TINY, "--seed", "3", "--run-dir", str(run)]) == 0
-    assert {p.name for p in run.iterdir()} == {"config.json", "metrics.jsonl", "model.safetensors", "checkpoints", "training.png"}
+    written = {p.name for p in run.iterdir()}
+    assert written == {"config.json", "metrics.jsonl", "model.safetensors", "checkpoints", "training.png"}
     row = mv.io.read_jsonl(run / "metrics.jsonl")[-1]
     capsys.readouterr()
     assert main(["evaluate", "--model", str(run / "model.safetensors"), "--json"]) == 0
