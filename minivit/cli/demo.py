@@ -161,7 +161,8 @@ def _pictures(
                               "The test set is measured after each epoch and decides nothing."),
         "position_similarity": F("What the model learned about positions", viz.position_similarity(natural),
                                  "A tile per position: the cosine similarity of its embedding to all others.",
-                                 "Neighbors resemble each other: the model found the layout of the image by itself."),
+                                 "1 is the position itself. From so few digits the model learns to tell positions "
+                                 "apart; that neighbors grow alike takes far more images."),
         "attention": F("Attention of the natural model", viz.attention(natural, image),
                        "A map of attention over the image for each layer and head."),
         "rollout": F("Attention through all layers", viz.rollout(natural, image),

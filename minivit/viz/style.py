@@ -128,7 +128,7 @@ def radius(eps: float) -> str:
     """eps as people write it: 0.15 where two decimals say it, 8/255 where it is so many gray levels, else four digits."""
     levels = round(eps * 255)
     whole = levels > 0 and abs(eps * 255 - levels) < 1e-6
-    return f"{levels}/255" if whole and round(eps, 2) != eps else f"{eps:.4g}"
+    return f"{levels}/255" if whole and abs(round(eps, 2) - eps) > 1e-9 else f"{eps:.4g}"
 
 
 def as_array(value: Any) -> np.ndarray:
