@@ -38,7 +38,7 @@ def new_model(seed=0):
 
 
 model = new_model()
-mv.train.fit(model, train, epochs=25, lr=3e-3, shift=0, seed=0, progress=False)
+mv.train.fit(model, train, epochs=25, lr=3e-3, seed=0, progress=False)
 
 
 def accuracy(model, images, labels=y):
@@ -144,7 +144,7 @@ print(f"the gradient's signs (FGSM)       {accuracy(model, by_hand):5.1f} %")
 # + \alpha \cdot \mathrm{sign}\left(\frac{\partial \ell}{\partial x}\right)\right)$$
 #
 # Read the slide's derivative as taken at $x^{(t-1)}_{adv}$, the point where we are; taken at $x$ every time, all steps
-# would go the same way and nothing were gained over FGSM. In the L∞ norm the projection is a clip, pixel by pixel.
+# would go the same way and nothing would be gained over FGSM. In the L∞ norm the projection is a clip, pixel by pixel.
 #
 # (Madry et al. put it on the web in 2017 and published it in 2018, hence the two years on the slide. Iterating FGSM is
 # a little older: Kurakin et al. 2016, the paper of the slide *Physical Attack*.)
@@ -172,6 +172,8 @@ mv.viz.adversarial(model, x, result, y, limit=6)
 # The slide says that FGSM "cannot well guarantee visual imperceptibility". Neither attack guarantees it: both change no
 # pixel by more than ε, and whether that is visible is a matter of ε. (On 8×8 digits 0.1 is visible, and you still read
 # the digit: *label-preserving* is what counts.) What PGD gains is not a smaller change but a better one. Let us look.
+#
+# (The random start matters little here. It is meant for models whose gradient at $x$ itself misleads.)
 #
 # ## Accuracy against ε, and why one step overshoots
 #
@@ -319,7 +321,7 @@ def threes_and_eights(data):
 
 two, two_test = threes_and_eights(train), threes_and_eights(test)
 linear = Linear()
-mv.train.fit(linear, two, epochs=20, lr=1e-2, shift=0, progress=False)
+mv.train.fit(linear, two, epochs=20, lr=1e-2, progress=False)
 linear.to(dtype="float64")
 x2, y2 = two_test.images.astype(np.float64), two_test.labels
 
@@ -358,11 +360,11 @@ plt.show()
 # first and fine-tune with adversarial ones. `mv.defenses.adversarial_train` is both; the model one gives it makes the
 # difference. Each step attacks the batch with PGD-3, as the model is at that moment, and learns from what came out. So
 # each step costs four times as much. From scratch, half of the loss is that of the natural images, and ε rises over the
-# first epochs: under a strong attack from the start the model would hardly begin to learn.
+# first epochs: a fresh model gets under way more easily under a weak attack.
 
 # %%
 EPS = 0.15
-settings = {"eps": EPS, "steps": 3, "shift": 0, "seed": 0, "progress": False}
+settings = {"eps": EPS, "steps": 3, "seed": 0, "progress": False}
 fine_tuned = mv.defenses.adversarial_train(model, train, epochs=8, lr=3e-3, **settings)
 from_scratch = mv.defenses.adversarial_train(new_model(), train, epochs=16, lr=5e-3, natural_weight=0.5, eps_warmup=5,
                                              **settings)
@@ -385,9 +387,10 @@ radii = [0, 0.05, 0.1, 0.15, 0.2, 0.3]
 mv.viz.robust_accuracy({name: mv.attacks.robust_accuracy(m, test, "pgd", eps=radii, steps=20) for name, m in models.items()})
 
 # %% [markdown]
-# Both hardened models keep most of their accuracy where the natural one has lost nearly all of it, also in a norm that
+# Both hardened models keep most of their accuracy where the natural one has lost most of it, also in a norm that
 # they were not trained against, and both fall when ε goes beyond what they were trained for. Between the two ways look
-# at the intervals before you see a difference; and from scratch had twice the epochs, so this is no verdict.
+# at the intervals before you see a difference; and from scratch had twice the adversarial epochs, so this is no
+# verdict.
 #
 # On large natural images robustness is paid for with clean accuracy (on CIFAR-10 often about ten points). Look at the
 # first column before you believe that it must be so here: with a thousand digits, adversarial images are also more
@@ -422,7 +425,7 @@ for name, m in models.items():
           f"{100 * 0.5 * np.abs(after - before).sum(axis=1).mean():.1f} % (mean of all test images)")
 
 # %% [markdown]
-# The printed numbers compare how far attention moves; the attack on a hardened model has less to move it with. Still, a
+# In the natural model the attack moves more of the attention than in the hardened ones. Still, a
 # picture of attention is a help, not an explanation; the values that are attended to, and the MLPs, are not in it.
 #
 # ## How far to believe such a table
