@@ -103,8 +103,9 @@ for i, (name, values) in enumerate(losses.items()):
     ax.plot(values, label=name, **line(i) | {"marker": ""})
 ax.axhline(np.log(10), color="gray", linewidth=1)
 ax.text(len(values), np.log(10) + 0.03, "guessing: ln 10 = 2.30", ha="right", color="gray")
-ax.set(xlabel="step", ylabel="cross-entropy of the batch", title="the loop by hand, five epochs")
-ax.legend()
+ax.set(xlabel="step", ylabel="cross-entropy of the batch", title="the loop by hand, five epochs",
+       ylim=(0, 3.3))
+ax.legend(loc="upper right")
 plt.show()
 for name, values in losses.items():
     print(f"{name:<30} first step {values[0]:.2f}, mean of the last ten {np.mean(values[-10:]):.2f}")
@@ -167,8 +168,9 @@ runs = {lr: mv.train.fit(new_model(), train, lr=lr, **settings) for lr in rates}
 fig, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.4), layout="constrained")
 for i, lr in enumerate((1e-5, 1e-3, 1e-2, 1e-1)):
     left.plot(runs[lr].column("epoch"), runs[lr].column("train_loss"), label=f"lr {lr:g}", **line(i))
-left.set(xlabel="epoch", ylabel="training cross-entropy", title="too low crawls, too high stumbles")
-left.legend()
+left.set(xlabel="epoch", ylabel="training cross-entropy", title="too low crawls, too high stumbles",
+         ylim=(0, 3.6))
+left.legend(loc="upper right", ncols=2)
 right.semilogx(rates, [100 * runs[lr][-1]["validation_accuracy"] for lr in rates], **line(0))
 right.set(xlabel="learning rate", ylabel="validation accuracy (%)", title=f"after six epochs, {len(validation)} images")
 plt.show()

@@ -404,7 +404,7 @@ mv.viz.robust_accuracy({name: mv.attacks.robust_accuracy(m, test, "pgd", eps=rad
 i = int(np.flatnonzero(mv.attacks.pgd(model, x, y, eps=EPS).success & ~mv.attacks.pgd(fine_tuned, x, y, eps=EPS).success)[0])
 fig, axes = plt.subplots(2, 4, figsize=(8.4, 4.5), layout="constrained")
 for row, (name, m) in enumerate((("natural", model), ("fine-tuned", fine_tuned))):
-    r = mv.attacks.pgd(m, x[i : i + 1], y[i : i + 1], eps=EPS)
+    r = mv.attacks.pgd(m, x[i : i + 1], y[i : i + 1], eps=EPS, index=[i])  # the random start that it had above
     for column, (image, said) in enumerate(((x[i], r.prediction[0]), (r.x_adv[0], r.prediction_adv[0]))):
         share = mv.models.attention_rollout(mv.models.attention_maps(m, image[None]))[0].mean(axis=0).reshape(4, 4)
         axes[row, 2 * column].imshow(image[..., 0], cmap="gray", vmin=0, vmax=1)
