@@ -17,10 +17,10 @@ import numpy as np
 from minivit.cli.arguments import add, add_device, add_seed, new_run_dir, number, whole
 
 MODEL: dict[str, Any] = {
-    "image_size": 8, "patch_size": 2, "channels": 1, "embed_dim": 64, "depth": 4, "num_heads": 4, "num_classes": 10,
+    "image_size": 8, "patch_size": 4, "channels": 1, "embed_dim": 64, "depth": 4, "num_heads": 4, "num_classes": 10,
 }  # fmt: skip
-NATURAL: dict[str, Any] = {"batch_size": 64, "lr": 3e-3, "shift": 0}
-HARDENED: dict[str, Any] = {"batch_size": 64, "lr": 2e-3, "shift": 0, "steps": 5}
+NATURAL: dict[str, Any] = {"batch_size": 64, "lr": 3e-3, "shift": 1}
+HARDENED: dict[str, Any] = {"batch_size": 64, "lr": 3e-3, "shift": 0, "steps": 5}
 
 
 def add_commands(subparsers: Any) -> None:
@@ -154,7 +154,7 @@ def _pictures(
     F, viz = mv.viz.Figure, mv.viz
     figures = {
         "patches": F("An image becomes a sequence", viz.patches(image, MODEL["patch_size"]),
-                     "A digit, its 16 patches with their numbers, and the patches in a row.",
+                     "A digit, its 4 patches with their numbers, and the patches in a row.",
                      "im2col: patches in rows from the top left; each is flattened and projected to an embedding."),
         "training_natural": F("Natural training", viz.training(histories["natural"]),
                               "Loss, accuracy and learning rate against epochs.",
