@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-BLOCK_BYTES = 1 << 17  # per array in flight; a few of them share a second-level cache of 512 KiB or more
-_WORTH_BYTES = 1 << 19  # waking a thread costs about as much as a pass over 100 KiB
-_WORTH_OPERATIONS = 4e6  # multiply-accumulates of a product that is cut
+BLOCK_BYTES = 1 << 19  # per array: small enough for a second-level cache, long enough that threads seldom meet at the lock
+_WORTH_BYTES = 1 << 20  # below this, waking a thread costs more than it brings
+_WORTH_OPERATIONS = 8e6  # multiply-accumulates of a product that is cut
 
 _pool: ThreadPoolExecutor | None = None
 _threads: int | None = None
@@ -36,7 +36,9 @@ def for_blocks(work: Callable[[slice], Any], rows: int, row_bytes: int, xp: Any 
 
     Matrix products within `work` run on one thread each, so that the BLAS does not compete with these threads.
     """
-    return _run(work, list(blocks(rows, row_bytes, xp)), rows * row_bytes >= _WORTH_BYTES)
+    if xp is not np:
+        return [work(block) for block in blocks(rows, row_bytes, xp)]
+    return _run(work, list(blocks(rows, row_bytes)), rows * row_bytes >= _WORTH_BYTES)
 
 
 def for_shares(work: Callable[[slice], Any], rows: int, operations: float, xp: Any = np) -> list[Any]:
@@ -45,14 +47,17 @@ def for_shares(work: Callable[[slice], Any], rows: int, operations: float, xp: A
     Two products of half the size, on one thread each, take less time than one product on the BLAS's own two threads,
     which wait for each other actively and slow everything down when another program wants a core.
     """
-    shares = num_threads() if xp is np and operations >= _WORTH_OPERATIONS and rows >= 2 * num_threads() else 1
+    if xp is not np:
+        return [work(slice(0, rows))]
+    shares = num_threads() if operations >= _WORTH_OPERATIONS and rows >= 2 * num_threads() else 1
     step = -(-rows // shares) if rows else 1
     return _run(work, [slice(i, min(i + step, rows)) for i in range(0, rows, step)] or [slice(0, 0)], shares > 1)
 
 
 def _run(work: Callable[[slice], Any], todo: list[slice], worth_it: bool) -> list[Any]:
     if len(todo) < 2 or not worth_it or num_threads() < 2:
-        return [work(block) for block in todo]
+        with single_threaded_blas:
+            return [work(block) for block in todo]
     results: list[Any] = [None] * len(todo)
     take = iter(range(len(todo)))  # next() on it is atomic
 
@@ -76,7 +81,11 @@ def _run(work: Callable[[slice], Any], todo: list[slice], worth_it: bool) -> lis
 
 
 class _SingleThreadedBlas:
-    """`with single_threaded_blas:` matrix products run on the thread that asks for them. May be nested."""
+    """`with single_threaded_blas:` matrix products run on the thread that asks for them. May be nested.
+
+    Small products want it too: a thread of the BLAS that was woken for one goes on waiting actively for the next, for
+    milliseconds, on a core that our own threads could use.
+    """
 
     def __init__(self) -> None:
         self._libraries: list[Any] | None = None

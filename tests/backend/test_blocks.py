@@ -200,13 +200,14 @@ def test_products_within_run_on_one_thread_each_and_the_blas_gets_its_threads_ba
     assert blas() == [3] * len(blas())
 
 
-def test_the_blas_is_left_alone_where_no_thread_helps(blas):
+def test_the_blas_has_one_thread_where_no_thread_helps_too(blas):
     set_num_threads(1)
     try:
-        assert [max(blas()) for _ in for_blocks(lambda _: None, 2, MANY)] == [3, 3]
-        assert set(for_blocks(lambda _: tuple(blas()), 2, MANY)) == {tuple(blas())}
+        assert [min(blas()) for _ in for_blocks(lambda _: None, 2, MANY)] == [3, 3]
+        assert all(1 in threads for threads in for_blocks(lambda _: tuple(blas()), 2, MANY))
     finally:
         set_num_threads(None)
+    assert blas() == [3] * len(blas())
 
 
 def test_single_threaded_blas_may_be_nested(blas):
@@ -261,13 +262,13 @@ def test_a_forked_child_makes_threads_of_its_own(two_threads):
 # ---- the operations ----
 
 OPERATIONS = {  # large enough that threads take part
-    "linear": (mv.ops.linear, (512, 96), (96, 128), (128,)),
-    "gelu": (mv.ops.gelu, (300, 400)),
-    "gelu, tanh": (lambda x: mv.ops.gelu(x, approximate=True), (300, 400)),
-    "layer_norm": (mv.ops.layer_norm, (700, 128), (128,), (128,)),
-    "attention": (mv.ops.scaled_dot_product_attention, *[(6, 3, 65, 16)] * 3),
-    "attention with bias": (mv.ops.scaled_dot_product_attention, *[(6, 3, 65, 16)] * 3, (3, 65, 65)),
-    "multi-head attention": (lambda qkv: mv.ops.multi_head_attention(qkv, num_heads=3), (6, 65, 144)),
+    "linear": (mv.ops.linear, (1024, 96), (96, 128), (128,)),
+    "gelu": (mv.ops.gelu, (600, 400)),
+    "gelu, tanh": (lambda x: mv.ops.gelu(x, approximate=True), (600, 400)),
+    "layer_norm": (mv.ops.layer_norm, (1400, 128), (128,), (128,)),
+    "attention": (mv.ops.scaled_dot_product_attention, *[(12, 3, 65, 16)] * 3),
+    "attention with bias": (mv.ops.scaled_dot_product_attention, *[(12, 3, 65, 16)] * 3, (3, 65, 65)),
+    "multi-head attention": (lambda qkv: mv.ops.multi_head_attention(qkv, num_heads=3), (12, 65, 144)),
 }
 
 
