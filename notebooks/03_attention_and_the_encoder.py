@@ -306,9 +306,9 @@ bar.ax.set_yticklabels(["1/4", "1/2", "1", "2", "4"])
 plt.show()
 
 # %% [markdown]
-# In this model's first layer all four heads do what the slide says: ink looks at ink more than uniformly, ground at ground,
-# and each less at the other. In the second layer the heads part ways: in head 0 the ground looks at the ink, more than ink does
-# itself, and head 1 looks at the ground from everywhere. So the slide's picture is a tendency, not a rule; and by the second
+# In this model's first layer ink looks at ink more than uniformly in every head, and in three of the four ground looks at
+# ground, as the slide says. In the second layer the heads part ways: in heads 0 and 2 the ground looks at the ink, more than
+# ink does itself, and head 1 hardly tells them apart. So the slide's picture is a tendency, not a rule; and by the second
 # layer a token no longer stands for its own patch alone.
 #
 # ## What to change next
