@@ -1,6 +1,7 @@
 """What every test can ask for: array modules, the stand-in for CuPy, and how hypothesis and the `gpu` mark behave."""
 
 import os
+import signal
 
 # Small products on a shared machine: two threads that wait for each other are slower than one. Set before NumPy loads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -11,6 +12,8 @@ from hypothesis import settings
 
 from tests import cupy_standin
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell ignores Ctrl-C for what it runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["MPLBACKEND"] = "Agg"  # no test opens a window; matplotlib, loaded when used, reads it
 
 # The same examples in every run, and no deadline: shared machines are slow at times, and that is no fault of the code.
