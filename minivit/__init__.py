@@ -11,7 +11,7 @@ The source is meant to be read, in this order, which is also the order of its im
 `io`, `autograd` (derivatives), `checking` (are they right?), `nn`, `models` (the Vision Transformer), `data`, `train`,
 `attacks`, `defenses`, `viz`, `bench`, `cli`.
 
-Importing minivit loads NumPy and nothing else; each room is loaded when it is first used.
+Importing minivit loads next to nothing: each room, and with the first one NumPy, is loaded when it is first used.
 """
 
 from __future__ import annotations
