@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 _KERNELS: dict[str, Callable[[Any], Callable[..., Any]]] = {}  # name -> what builds the kernel, given the module cupy
-_BUILT: dict[str, Callable[..., Any]] = {}
+_BUILT: dict[tuple[str, Any], Callable[..., Any]] = {}  # (name, module) -> kernel
 
 
 def gpu_kernel(name: str) -> Callable[[Callable[[Any], Callable[..., Any]]], Callable[[Any], Callable[..., Any]]]:
@@ -33,6 +33,6 @@ def kernel(name: str, xp: Any) -> Callable[..., Any] | None:
     """The compiled kernel of that name for arrays of `xp`, or None: then use the array code."""
     if xp is np or name not in _KERNELS:
         return None
-    if name not in _BUILT:
-        _BUILT[name] = _KERNELS[name](xp)
-    return _BUILT[name]
+    if (name, xp) not in _BUILT:
+        _BUILT[name, xp] = _KERNELS[name](xp)
+    return _BUILT[name, xp]

@@ -5,7 +5,7 @@ the dropout mask of step 120, layer 3 is `bernoulli(0.9, seed, "dropout", 120, 3
 whenever and as often as they ask. So a resumed run goes on as if it had never stopped, a second forward pass (for a
 derivative of higher order, or to save memory) sees the mask of the first, a shard of a batch sees its own rows of the
 whole batch's noise, and a CPU and a GPU see the same bits. The lecture's learnable matrices (E, E_pos, W_qkv, ...)
-begin with normals from here; so do the order of the training images, dropout, and the random starts of its iterated
+begin with numbers from here; so do dropout and the random starts of its iterated
 attacks.
 
 The hash is SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014), with the

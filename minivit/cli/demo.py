@@ -89,7 +89,8 @@ def run(arguments: argparse.Namespace) -> int:
     }  # fmt: skip
     mv.io.write_json(run_dir / "config.json", settings)
     report = run_dir / "report.html"
-    note = f"Accuracy on {len(test)} held-out digits, 95 % intervals of about ±{_half_width(rows):.1f} points; seed {seed}."
+    widest = _half_width(rows, len(test))
+    note = f"Accuracy on {len(test)} held-out digits, the widest 95 % interval is ±{widest:.1f} points; seed {seed}."
     cells = [[name, *map(_percent, row)] for name, row in rows.items()]
     mv.viz.report(
         report, "A Vision Transformer, fooled and hardened",
@@ -179,7 +180,7 @@ def _pictures(
                                    "Loss, accuracy and learning rate against epochs of fine-tuning.",
                                    "Training accuracy is on adversarial images, test accuracy on natural ones.")  # fmt: skip
     figures["robust_accuracy"] = F("Accuracy against the attack's reach", viz.robust_accuracy(curves),
-                                   "Robust accuracy falls with eps, much later for the adversarially trained model.",
+                                   "Accuracy under PGD against eps, a curve for each of the two models.",
                                    "PGD-20 in L-inf; bars are 95 % intervals.")  # fmt: skip
     return figures
 
@@ -190,8 +191,7 @@ def _story(arguments: argparse.Namespace, train: Any, test: Any, model: Any) -> 
         f"pixels in {arguments.epochs} epochs. Then FGSM and PGD changed {len(test)} digits it had not seen by at most "
         f"{arguments.eps:g} per pixel (of a range of 1), so that it takes them for others.\n\n"
         f"The second model started from the first and was trained for {arguments.adversarial_epochs} epochs on digits that PGD "
-        f"had changed to fool it as it was at that moment. It pays with some accuracy on clean digits for most of its "
-        f"accuracy under attack."
+        f"had changed to fool it as it was at that moment. The table says what that brought, and what it cost."
     )
 
 
@@ -199,11 +199,11 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _half_width(rows: dict[str, list[float]]) -> float:
+def _half_width(rows: dict[str, list[float]], n: int) -> float:
     """The larger half of the widest interval in the table, in points."""
     from minivit.attacks.curve import wilson
 
-    low, high = wilson(np.array([share for row in rows.values() for share in row]), 360)
+    low, high = wilson(np.array([share for row in rows.values() for share in row]), n)
     return float(100 * (high - low).max() / 2)
 
 
