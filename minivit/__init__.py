@@ -9,7 +9,7 @@
 
 The source is meant to be read, in this order, which is also the order of its imports: `backend` (arrays and devices),
 `io`, `autograd` (derivatives), `checking` (are they right?), `nn`, `models` (the Vision Transformer), `data`, `train`,
-`attacks`, `defenses`, `viz`, `bench`, `cli`.
+`attacks`, `defenses`, `viz`, `exercises`, `bench`, `cli`.
 
 Importing minivit loads next to nothing: each room, and with the first one NumPy, is loaded when it is first used.
 """
@@ -34,8 +34,8 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "GradcheckError": ("minivit.checking", "GradcheckError"),
     **{
         room: (f"minivit.{room}", None)
-        for room in ("autograd", "backend", "bench", "checking", "data", "attacks", "defenses", "io", "models", "nn",
-                     "train", "viz")
+        for room in ("autograd", "backend", "bench", "checking", "data", "attacks", "defenses", "exercises", "io", "models",
+                     "nn", "train", "viz")
     },
 }
 __all__ = [*_PUBLIC, "__version__"]
@@ -48,6 +48,7 @@ if TYPE_CHECKING:  # what `__getattr__` finds, for editors and type checkers
     from minivit import checking as checking
     from minivit import data as data
     from minivit import defenses as defenses
+    from minivit import exercises as exercises
     from minivit import io as io
     from minivit import models as models
     from minivit import nn as nn

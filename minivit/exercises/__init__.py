@@ -1,0 +1,17 @@
+"""Gradient exercises: write an operation's backward yourself, and be told what is wrong with it, not only that it is.
+
+    mv.exercises.names()                                # in the order of the lecture
+    print(mv.exercises.statement("product"))
+    mv.exercises.start("product")                       # writes product.py, to fill in
+    mv.exercises.check("product", product_backward)     # in a notebook: on functions, by their names
+
+and from a shell `minivit exercises list | start | check | status | handout`.
+
+One file eNN_name.py is one exercise (`e01_product.py` is the pattern). Around them: `checks.py` (what is asked),
+`values.py` (why an array is not the expected one), `exercise.py` (reading such a file), `result.py` (the answer).
+"""
+
+from minivit.exercises.exercise import Exercise, find, names
+from minivit.exercises.result import Outcome, Result, run_checks
+
+__all__ = ["Exercise", "Outcome", "Result", "find", "names", "run_checks"]
