@@ -41,6 +41,7 @@ def gradcheck(
 
         mv.gradcheck(my_op, np.array([0.5, -1.0]), order=2)                          # an operation, or a function of some
         mv.gradcheck(lambda x: x * x, np.ones(3), vjp=lambda g, x: (2 * g * x,))     # NumPy, with a backward by hand
+        mv.gradcheck(model, images)                      # a module: by its inputs and parameters; names the layer that is wrong
 
     Args:
         f: from arrays to one array. Without `vjp`: written in minivit operations, so that it can be called on Tensors.
@@ -63,10 +64,16 @@ def gradcheck(
             why.
         ValueError, TypeError: there is something wrong with f or with the arguments instead.
     """
-    problem = _problem(f, inputs, vjp, order, seed)
+    from minivit.checking import modules  # which calls what is here
+
+    whole = vjp is None and modules.is_module(f)
+    problem = None if whole else _problem(f, inputs, vjp, order, seed)
     before, mode.recording = mode.recording, True  # also when called within no_grad
     try:
         with np.errstate(all="ignore"):  # what overflows or divides by zero is found in the numbers
+            if problem is None:
+                _check_options(order, seed)
+                return modules.check_module(f, inputs, order, seed, rtol, max_elements)
             return _orders(problem, order, seed, rtol, max_elements)
     finally:
         mode.recording = before
@@ -102,10 +109,7 @@ def _problem(f: Any, inputs: tuple[Any, ...], vjp: Any, order: int, seed: int) -
         raise TypeError(f"f: expected a function, got {type(f).__name__}")
     if vjp is not None and not callable(vjp):
         raise TypeError(f"vjp: expected a function (g, *inputs) -> gradients, got {type(vjp).__name__}")
-    if isinstance(order, bool) or order not in (1, 2, 3):
-        raise ValueError(f"order: expected 1, 2 or 3, got {order!r}")
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise TypeError(f"seed: expected an integer, 0 or more, got {seed!r}")
+    _check_options(order, seed)
     if vjp is not None and order > 1:
         raise ValueError(
             f"order: got {order} with a vjp; a NumPy backward cannot be differentiated again, so only order 1 can be checked. "
@@ -123,6 +127,13 @@ def _problem(f: Any, inputs: tuple[Any, ...], vjp: Any, order: int, seed: int) -
     except ValueError:  # no signature to look at
         pass
     return HandWritten(f, vjp, arguments)
+
+
+def _check_options(order: Any, seed: Any) -> None:
+    if isinstance(order, bool) or order not in (1, 2, 3):
+        raise ValueError(f"order: expected 1, 2 or 3, got {order!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise TypeError(f"seed: expected an integer, 0 or more, got {seed!r}")
 
 
 def _cotangent(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
