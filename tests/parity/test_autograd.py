@@ -1,6 +1,6 @@
 """Derivatives to the third order against PyTorch's elementary operations, in float64.
 
-Its fused layer norm is avoided on purpose: its third derivative is not reliable in the version that was tried (2.13.0)."""
+Its fused layer norm is avoided on purpose: its third derivative is wrong in 2.13.0 (`test_layer_norm_third.py`)."""
 
 import numpy as np
 import pytest
