@@ -12,14 +12,16 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from minivit.autograd.tensor import mode
-from minivit.checking.diagnosis import Point, diagnose
+from minivit.checking.diagnosis import diagnose
 from minivit.checking.differences import EPS, STEP, Line, Refined, complex_step, differences, noise_of, refine
 from minivit.checking.form import Form
+from minivit.checking.point import Point
 from minivit.checking.problem import Arguments, HandWritten, Problem, Recorded, check_forward
 from minivit.checking.report import Finding, GradcheckError, Report, Row
 
@@ -187,6 +189,13 @@ def _check(
     wrong = [i for i, j in enumerate(judged) if j.wrong.any() or (analytic[i] is not None
              and analytic[i].shape != problem.inputs[i].shape)]  # fmt: skip
     _fill(report, problem, analytic, judged, wrong)
+    if wrong and not faults and _single_precision(analytic, judged, wrong):
+        report.verdict = "inconclusive"
+        error = max(float(np.max(np.abs(judged[i].a - judged[i].n) / np.max(np.abs(judged[i].n)))) for i in wrong)
+        report.findings = [Finding("float32_noise", "the gradient is made of float32 numbers and differs by no more than "
+                                   f"float32 rounds ({error:.1e} of the largest element); compute it in float64 to have it "
+                                   "checked", {"error": error})]  # fmt: skip
+        return report, None
     if wrong or faults:
         report.verdict = "wrong"
         report.findings = _findings(problem, y, g, analytic, judged, other, form, faults, wrong, rng, rtol, limit)
@@ -399,7 +408,7 @@ def _fill(report: Report, problem: Problem, analytic: list[Any], judged: list[Ju
     shown = wrong[:1] or undecided[:1]
     if shown:
         report.input, report.shape = problem.names[shown[0]], problem.inputs[shown[0]].shape
-    rows: list[tuple[float, Row]] = []
+    rows: list[tuple[tuple[bool, float], Row]] = []
     for i in shown or range(len(judged)):
         j, x = judged[i], problem.inputs[i]
         if analytic[i] is None or analytic[i].shape != x.shape:
@@ -409,8 +418,8 @@ def _fill(report: Report, problem: Problem, analytic: list[Any], judged: list[Ju
             row = Row(index, float(x.flat[element]), float(j.a[k]), float(j.n[k]), float(j.bar[k]))
             concern = j.wrong[k] if wrong else (k in j.kinks or k in j.unsure)
             error = row.error if math.isfinite(row.error) else math.inf
-            rows.append((error + (1e300 if concern else 0), row))
-    rows.sort(key=lambda pair: -pair[0])
+            rows.append(((not concern, -error), row))  # what is wrong first, the largest error of it first
+    rows.sort(key=lambda pair: pair[0])
     report.rows = [row for _, row in rows[:5]]
 
 
@@ -461,11 +470,9 @@ def _findings(
         points.append(second)
     certain = [f for f in faults if f.code in ("nondeterministic", "mutated_input")]
     causes = diagnose(points, wrong)
-    findings = [*certain, *causes, *(f for f in faults if f not in certain)]
+    rest = [f for f in faults if f not in certain and not (causes and f.code == "unexplained")]
+    findings = [*certain, *causes, *rest]
     codes = {f.code for f in findings}
-    if _single_precision(analytic, judged, wrong):
-        return [Finding("float32_noise", "the gradient was computed in float32: it differs by its rounding, and is exactly "
-                        "representable in it", {}), *findings]  # fmt: skip
     if not codes:
         i = wrong[0]
         j = judged[i]
@@ -513,7 +520,7 @@ def _point(
             return None
 
     return Point(inputs, problem.names, y, g, a, n, bar, full, [j.columns for j in judged], other, problem.constants,
-                 problem.derivative, full_sum)  # fmt: skip
+                 problem.derivative, full_sum, cache(lambda: problem.steps(inputs)))  # fmt: skip
 
 
 def _second_point(

@@ -15,6 +15,7 @@ kink of f at or near x, from noise, and from a step that was too coarse.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -167,7 +168,8 @@ def complex_step(f: Function, x: Array, d: Array, g: Array) -> float | None:
     """
     h = 1e-20
     try:
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("error", np.exceptions.ComplexWarning)  # a cast would drop what is looked for
             y = np.asarray(f(x + 1j * h * d))
     except Exception:  # whatever f raises on complex numbers: then there is no such opinion
         return None

@@ -18,6 +18,7 @@ from minivit.autograd import Op, Tensor, grad, no_grad
 from minivit.autograd.primitives import concatenate, reshape
 from minivit.backend import device_of, is_array, to_device, to_numpy
 from minivit.checking.form import Form, form_of_call, form_of_error, form_of_graph
+from minivit.checking.tracing import Step, trace
 
 Array = np.ndarray
 
@@ -50,6 +51,10 @@ class Problem:
     def form(self, arrays: Sequence[Array], g: Array) -> Form:
         """Runs the backward once and looks at everything but the numbers."""
         raise NotImplementedError
+
+    def steps(self, arrays: Sequence[Array]) -> list[Step] | None:
+        """What f computes on the way, if there is a record of it."""
+        return None
 
 
 class Arguments:
@@ -121,6 +126,10 @@ class HandWritten(Problem):
         _forward(self.f, merged)  # a backward may use what its forward stored: let that be of the same inputs
         return form_of_call(self.vjp, g, merged, self.arguments.active, self.names)
 
+    def steps(self, arrays: Sequence[Array]) -> list[Step] | None:
+        merged = self.arguments.merge([a.copy() for a in arrays])
+        return trace(self.f, merged, self.arguments.active, self.names)
+
     def gradient(self, arrays: Sequence[Array], g: Array) -> list[Array]:
         form = self.form(arrays, g)
         if form.error is not None:
@@ -133,8 +142,9 @@ class Recorded(Problem):
 
     def __init__(
         self, function: Callable[..., Tensor], name: str, inputs: list[Array], names: list[str],
-        constants: list[Array], devices: list[str], derivative: int = 1,
+        constants: list[Array], devices: list[str], derivative: int = 1, record: Callable[..., Any] | None = None,
     ) -> None:  # fmt: skip
+        self.record = record
         self.function, self.name, self.inputs, self.names = function, name, inputs, names
         self.constants, self.devices, self.derivative = constants, devices, derivative
 
@@ -151,7 +161,15 @@ class Recorded(Problem):
             check_output(out.data, _name(f))
             return out
 
-        return cls(function, _name(f), arguments.inputs(), arguments.names, arguments.constants(), arguments.devices)
+        def record(arrays: Sequence[Array]) -> list[Step] | None:
+            forward = f.forward if isinstance(f, Op) and not f.saves else f
+            return trace(forward, arguments.merge([a.copy() for a in arrays]), arguments.active, arguments.names)
+
+        return cls(function, _name(f), arguments.inputs(), arguments.names, arguments.constants(), arguments.devices,
+                   record=record)  # fmt: skip
+
+    def steps(self, arrays: Sequence[Array]) -> list[Step] | None:
+        return None if self.record is None else self.record(arrays)
 
     def _tensors(self, arrays: Sequence[Array], requires_grad: bool) -> list[Tensor]:
         return [Tensor(to_device(a.copy(), d), requires_grad) for a, d in zip(arrays, self.devices)]

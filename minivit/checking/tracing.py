@@ -1,0 +1,277 @@
+"""The steps of a NumPy function: what was computed on the way, from what, and on which line.
+
+A backward written by hand is usually right but for one step. To find it, the forward is run once on arrays that keep a
+record (`trace`), and the local derivative of every step is measured by differences (`Step.jacobian`). `paths.py` then
+asks which single mistake in walking back through these steps gives exactly the numbers that the backward gave.
+
+Nothing here knows a rule: the record holds what was called, and calling it again at x + h tells the derivative.
+"""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from minivit.autograd import Op
+from minivit.checking.differences import STEP
+
+Array = np.ndarray
+_LARGEST = 4000  # elements of all steps together: beyond, their Jacobians would take too long
+
+
+_NO_RECORD = ("fill", "item", "sort", "put", "tolist", "tobytes", "view", "resize", "partition")
+
+
+class Untraceable(TypeError):
+    """The function does something that leaves no record: it makes floats of arrays, calls compiled code, ..."""
+
+
+@dataclass(eq=False)
+class Step:
+    """One thing computed.
+
+    Attributes:
+        value: the result.
+        parents: the steps it was computed from, one per place where one was used.
+        call: the computation again, from other values of the parents.
+        name: of what was called; an input has its own.
+        line, text: where in the source.
+        index: its place in the order of computation.
+    """
+
+    value: Array
+    parents: list[Step]
+    call: Callable[..., Any]
+    name: str
+    line: int = 0
+    text: str = ""
+    index: int = 0
+    _jacobians: dict[int, Array] = field(default_factory=dict)
+
+    def jacobian(self, slot: int) -> Array:
+        """∂value / ∂parents[slot], (value.size, parent.size), by central differences with one Richardson step."""
+        if slot not in self._jacobians:
+            values = [p.value for p in self.parents]
+            x = values[slot]
+
+            def at(i: int, h: float) -> Array:
+                moved = x.copy()
+                moved.flat[i] += h
+                return np.asarray(self.call(*values[:slot], moved, *values[slot + 1 :]), dtype=np.float64).reshape(-1)
+
+            columns = np.empty((self.value.size, x.size))
+            with np.errstate(all="ignore"):
+                for i in range(x.size):
+                    h = STEP * max(1.0, abs(x.flat[i]))
+                    far, near = (at(i, h) - at(i, -h)) / (2 * h), (at(i, h / 2) - at(i, -h / 2)) / h
+                    columns[:, i] = (4 * near - far) / 3
+            self._jacobians[slot] = columns
+        return self._jacobians[slot]
+
+    def __str__(self) -> str:
+        return f"`{self.text}` (line {self.line})" if self.text else self.name
+
+
+def trace(f: Callable[..., Any], arguments: list[Any], active: Iterable[int], names: Iterable[str]) -> list[Step] | None:
+    """The steps of f(*arguments) that depend on the inputs at the positions `active`, in their order.
+
+    The inputs come first, the result last. None if f leaves no record that leads to its own result.
+    """
+    steps: list[Step] = []
+    watched = list(arguments)
+    for i, name in zip(active, names):
+        step = Step(np.array(arguments[i], dtype=np.float64), [], lambda: None, name, index=len(steps))
+        steps.append(step)
+        watched[i] = Recorder(step, steps)
+    count = len(steps)
+    try:
+        with np.errstate(all="ignore"):
+            expected = np.asarray(f(*arguments), dtype=np.float64)
+            with _whole(np.vectorize, Op):
+                result = f(*watched)
+    except Exception:  # whatever f raises on arrays that are not quite arrays: then there is no record
+        return None
+    if not isinstance(result, Recorder) or result.step.index < count:
+        return None
+    last = result.step
+    if last.value.shape != expected.shape or not np.allclose(last.value, expected, rtol=1e-9, atol=0, equal_nan=True):
+        return None  # something was changed behind a view
+    needed: set[int] = set()
+    stack = [last]
+    while stack:
+        step = stack.pop()
+        if step.index not in needed:
+            needed.add(step.index)
+            stack += step.parents
+    kept = [s for s in steps if s.index in needed or s.index < count]
+    if sum(s.value.size * (1 + len(s.parents)) for s in kept) > _LARGEST:
+        return None
+    for k, step in enumerate(kept):
+        step.index = k
+    return kept
+
+
+@contextmanager
+def _whole(*types: Any) -> Iterator[None]:
+    """Meanwhile a call of an object of these types, given a record, is one step: there is no looking inside."""
+    before = [t.__call__ for t in types]
+
+    def recording(call: Any) -> Any:
+        def instead(self: Any, *args: Any, **kwargs: Any) -> Any:
+            given = _inside([args, kwargs])
+            if not given:
+                return call(self, *args, **kwargs)
+            name = getattr(self, "name", None) or getattr(getattr(self, "pyfunc", None), "__name__", "vectorize")
+            return given[0]._record(lambda *a, **k: call(self, *a, **k), args, kwargs, name)
+
+        return instead
+
+    for t, call in zip(types, before):
+        t.__call__ = recording(call)
+    try:
+        yield
+    finally:
+        for t, call in zip(types, before):
+            t.__call__ = call
+
+
+class Recorder(np.lib.mixins.NDArrayOperatorsMixin):
+    """Stands for an array: NumPy's functions, operators and methods work on it, and each leaves a Step."""
+
+    __array_priority__ = 1000
+
+    def __init__(self, step: Step, steps: list[Step]) -> None:
+        self.step, self.steps = step, steps
+
+    # NumPy calls these two for its functions
+    def __array_ufunc__(self, ufunc: Any, method: str, *args: Any, out: Any = None, **kwargs: Any) -> Any:
+        result = self._record(getattr(ufunc, method), args, kwargs, ufunc.__name__)
+        if out is None:
+            return result
+        (target,) = out
+        if method != "__call__" or not isinstance(target, Recorder) or not isinstance(result, Recorder):
+            raise Untraceable("an array from outside was written into")
+        return target._becomes(result)
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if "out" in kwargs:
+            raise Untraceable("out= was given")
+        return self._record(func, args, kwargs, func.__name__)
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise Untraceable("an array was made of a record")
+
+    def __float__(self) -> Any:
+        raise Untraceable("a float was made of a record")
+
+    __int__ = __bool__ = __complex__ = __index__ = __float__
+
+    def __getattr__(self, name: str) -> Any:
+        value = self.step.value
+        if name.startswith("__") or not hasattr(value, name):
+            raise AttributeError(name)
+        if name == "T":
+            return self._record(np.transpose, (self,), {}, "transpose")
+        attribute = getattr(value, name)
+        if name in ("shape", "ndim", "size", "dtype", "itemsize", "nbytes"):
+            return attribute
+        if not callable(attribute) or name in _NO_RECORD:
+            raise Untraceable(f"x.{name}")
+
+        def method(*args: Any, **kwargs: Any) -> Any:
+            if "out" in kwargs:
+                raise Untraceable("out= was given")
+            return self._record(lambda x, *a, **k: getattr(x, name)(*a, **k), (self, *args), kwargs, name)
+
+        return method
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._record(lambda x, *parts: x[_fill(index, iter(parts))], (self, *_inside(index)), {}, "indexing")
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        if _inside(index):
+            raise Untraceable("a record as an index")
+
+        def assign(x: Array, v: Any) -> Array:
+            x = x.copy()
+            x[index] = v
+            return x
+
+        self._becomes(self._record(assign, (self, value), {}, "assignment"))
+
+    def __len__(self) -> int:
+        return len(self.step.value)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[i] for i in range(len(self)))
+
+    def _becomes(self, other: Any) -> Recorder:
+        self.step = other.step
+        return self
+
+    def _record(self, call: Callable[..., Any], args: Any, kwargs: Any, name: str) -> Any:
+        given = _inside([args, kwargs])
+        parents = [r.step for r in given]
+        values = [p.value for p in parents]
+        args, kwargs = _frozen(args), _frozen(kwargs)
+
+        def again(*arrays: Array) -> Any:
+            parts = iter(arrays)
+            return call(*_fill(args, parts), **_fill(kwargs, parts))
+
+        value = again(*values)
+        if isinstance(value, tuple | list):
+            return type(value)(self._step(v, parents, lambda *a, k=k: again(*a)[k], name) for k, v in enumerate(value))
+        return self._step(value, parents, again, name)
+
+    def _step(self, value: Any, parents: list[Step], call: Callable[..., Any], name: str) -> Any:
+        if not isinstance(value, np.ndarray | np.generic) or np.asarray(value).dtype.kind != "f":
+            return value  # a shape, an index, a mask: constants
+        line, text = _place()
+        step = Step(np.array(value, dtype=np.float64), parents, call, name, line, text, len(self.steps))
+        self.steps.append(step)
+        return Recorder(step, self.steps)
+
+
+def _inside(value: Any) -> list[Recorder]:
+    """The records in a nest of tuples, lists and dicts, in order."""
+    if isinstance(value, Recorder):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [r for item in value for r in _inside(item)] if isinstance(value, tuple | list) else []
+
+
+def _frozen(value: Any) -> Any:
+    """The same nest; arrays copied, since the function may change them later."""
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, dict):
+        return {k: _frozen(v) for k, v in value.items()}
+    return type(value)(_frozen(v) for v in value) if type(value) in (tuple, list) else value
+
+
+def _fill(value: Any, parts: Iterator[Array]) -> Any:
+    """The same nest with arrays in the place of the records."""
+    if isinstance(value, Recorder):
+        return next(parts)
+    if isinstance(value, dict):
+        return {k: _fill(v, parts) for k, v in value.items()}
+    return type(value)(_fill(v, parts) for v in value) if type(value) in (tuple, list) else value
+
+
+def _place() -> tuple[int, str]:
+    """The line of the function's source that is being executed."""
+    frame = sys._getframe(2)
+    while frame is not None and (frame.f_code.co_filename == __file__ or "numpy" in frame.f_globals.get("__name__", "")):
+        frame = frame.f_back  # type: ignore[assignment]
+    if frame is None:
+        return 0, ""
+    text = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+    return frame.f_lineno, text if len(text) <= 60 else text[:57] + "..."
