@@ -14,6 +14,7 @@ from minivit import __version__
 def parser() -> argparse.ArgumentParser:
     import minivit.cli.commands as commands
     import minivit.cli.demo as demo
+    import minivit.cli.exercises as exercises
     import minivit.cli.training as training
 
     top = argparse.ArgumentParser(
@@ -22,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     top.add_argument("--version", action="version", version=f"minivit {__version__}")
     subparsers = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (demo, training, commands):
+    for module in (demo, training, commands, exercises):
         module.add_commands(subparsers)
     return top
 

@@ -7,11 +7,18 @@
 
 and from a shell `minivit exercises list | start | check | status | handout`.
 
-One file eNN_name.py is one exercise (`e01_product.py` is the pattern). Around them: `checks.py` (what is asked),
-`values.py` (why an array is not the expected one), `exercise.py` (reading such a file), `result.py` (the answer).
+One file eNN_name.py is one exercise (`e01_product.py` is the pattern). Around them, in reading order: `checks.py` (what
+is asked), `values.py` (why an array is not the expected one), `exercise.py` (reading such a file), `traces.py`,
+`result.py` (the answer), `desk.py` (for a student), `submission.py`, `runner.py`, `process.py` (files, each in a process
+of its own), `progress.py`, `course.py` (for a teacher).
 """
 
+from minivit.exercises.course import grade, handout
+from minivit.exercises.desk import check, start, statement
 from minivit.exercises.exercise import Exercise, find, names
+from minivit.exercises.process import check_file
+from minivit.exercises.progress import Progress
 from minivit.exercises.result import Outcome, Result, run_checks
 
-__all__ = ["Exercise", "Outcome", "Result", "find", "names", "run_checks"]
+__all__ = ["Exercise", "Outcome", "Progress", "Result", "check", "check_file", "find", "grade", "handout", "names",
+           "run_checks", "start", "statement"]  # fmt: skip

@@ -87,7 +87,10 @@ class Gradient(Check):
             return [Finding("bad_forward", str(error), {})], str(error)
         for watched in filter(None, (forward, backward)):
             watched.give_up()
-        return ([], "") if report.verdict == "right" else (report.findings, str(report))
+        if report.verdict == "right":
+            return [], ""
+        lines = str(report).splitlines()
+        return report.findings, "\n".join(line for line in lines if not line.startswith("  reproduce:"))  # the inputs are ours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,8 +150,13 @@ class Property(Check):
 
     def findings(self, functions: Functions, rng: np.random.Generator) -> tuple[list[Finding], str]:
         watched = Watched(self.function, functions)
-        with np.errstate(all="ignore"):
-            found = self.test(watched.call, rng)
+        try:
+            with np.errstate(all="ignore"):
+                found = self.test(watched.call, rng)
+        except Exception as error:
+            watched.give_up()
+            found = [Finding("unusable_result", f"{self.function} returned {_kind(watched.result)}, which cannot be used here: "
+                             f"{type(error).__name__}: {error}", {"came": _kind(watched.result)})]  # fmt: skip
         watched.give_up()
         return found, values_text(self.function, found, None, None) if found else ""
 
@@ -161,14 +169,16 @@ class Watched:
             raise NotDoneYet(f"{name} is not there")
         self.name, self.function = name, functions[name]
         self.error: Exception | None = None
+        self.result: Any = None
 
         @functools.wraps(self.function)
         def call(*args: Any, **kwargs: Any) -> Any:
             try:
-                return self.function(*args, **kwargs)
+                self.result = self.function(*args, **kwargs)
             except Exception as error:
                 self.error = error
                 raise
+            return self.result
 
         self.call = call
 
@@ -186,6 +196,10 @@ class Watched:
             raise NotDoneYet(f"{self.name} is not filled in") from self.error
         if self.error is not None:
             raise Raised(self.name) from self.error
+
+
+def _kind(value: Any) -> str:
+    return f"an array of shape {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
 
 
 def _copies(values: Sequence[Any]) -> list[Any]:

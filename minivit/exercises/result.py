@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import html
 import inspect
 import textwrap
 import zlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -40,11 +41,13 @@ class Result:
         exercise: its name.
         outcomes: one per check that was run, in order; after one that failed no more are run.
         hint: the hint, or "".
+        printed: the beginning of what the student's code printed, where it ran in a process of its own.
     """
 
     exercise: str
     outcomes: list[Outcome] = field(default_factory=list)
     hint: str = ""
+    printed: str = ""
 
     @property
     def verdict(self) -> str:
@@ -81,6 +84,8 @@ class Result:
             lines += ["", self.failing.report]
         elif self.not_done:
             lines += ["", f"to fill in: {', '.join(self.not_done)}"]
+        if self.printed and self.verdict != PASSED:
+            lines += ["", "your code printed:", textwrap.indent(self.printed, "  | ")]
         if self.hint:
             lines += ["", *textwrap.wrap(f"hint: {self.hint}", 79, subsequent_indent="      ")]
         return "\n".join(lines)
@@ -103,21 +108,32 @@ class Result:
         """Plain values, for JSON; `Result.from_dict` undoes it."""
         outcomes = [{**asdict(o), "findings": [[f.code, f.message, plain(f.evidence)] for f in o.findings]}
                     for o in self.outcomes]  # fmt: skip
-        return {"exercise": self.exercise, "outcomes": outcomes, "hint": self.hint}
+        return {"exercise": self.exercise, "outcomes": outcomes, "hint": self.hint, "printed": self.printed}
 
     @classmethod
     def from_dict(cls, d: Mapping[str, Any]) -> Result:
         outcomes = [Outcome(**{**o, "findings": [Finding(*f) for f in o["findings"]]}) for o in d["outcomes"]]
-        return cls(d["exercise"], outcomes, d["hint"])
+        return cls(d["exercise"], outcomes, d["hint"], d["printed"])
+
+    @classmethod
+    def fault(cls, exercise: str, title: str, code: str, message: str) -> Result:
+        """The answer where no check could be run: `title` is what does not hold. The first line of the message is the
+        finding's."""
+        return cls(exercise, [Outcome(title, "", WRONG, [Finding(code, message.splitlines()[0], {})], message)])
 
 
-def run_checks(exercise: Exercise, functions: Functions, seed: int = 0, all_of_them: bool = False) -> Result:
-    """Runs the checks in order on a student's functions, by name, up to the first that fails (or all of them).
+def run_checks(
+    exercise: Exercise, functions: Functions, seed: int = 0, *, all_of_them: bool = False, only: Container[str] | None = None
+) -> Result:
+    """Runs the checks in order on a student's functions, by name, up to the first that fails.
 
-    A check of a function that is a stub or not among them is "not done yet", and the next one is run.
+    A check that meets a stub is "not done yet", and the next one is run. `all_of_them`: goes on after a failure, too.
+    `only`: the functions to check; the others may be needed by their checks.
     """
     result = Result(exercise.name)
     for check in exercise.checks:
+        if only is not None and check.function not in only:
+            continue
         result.outcomes.append(_misfit(exercise, check, functions) or _run(check, functions, seed))
         if result.failing and not all_of_them:
             break
@@ -127,9 +143,12 @@ def run_checks(exercise: Exercise, functions: Functions, seed: int = 0, all_of_t
 def _misfit(exercise: Exercise, check: Check, functions: Functions) -> Outcome | None:
     """What came of the check if the function cannot be called with the arguments it was handed out with."""
     signature = inspect.signature(getattr(exercise.module, check.function))
-    came = functions.get(check.function, lambda *args: None)
+    came = functions.get(check.function)
     if not callable(came):
-        message = f"{check.function} is {type(came).__name__}, not a function; was the name used twice?"
+        near = difflib.get_close_matches(check.function, functions, 1)
+        message = f"there is no function {check.function}" + (f"; there is {near[0]}: keep the names" if near else "")
+        if came is not None:
+            message = f"{check.function} is a {type(came).__name__}, not a function; was the name used twice?"
         return Outcome(check.title, check.function, WRONG, [Finding("missing_function", message, {})], message)
     try:
         inspect.signature(came).bind(*[None] * len(signature.parameters))
