@@ -21,6 +21,7 @@ CODES = {
     "wrong_dtype": "a gradient whose dtype is not its input's",
     "not_finite": "NaN or infinity where the derivative is finite",
     "mutated_input": "the backward changed its inputs or its cotangent",
+    "overwritten": "the backward used a value that was overwritten since",
     "nondeterministic": "the backward answers differently each time",
     "missing_broadcast_sum": "not summed over an axis along which the input was broadcast",
     "zero_gradient": "zero although the derivative is not",
@@ -101,7 +102,8 @@ class Report:
         name: of the function.
         input, shape: the name and shape of the input whose gradient is wrong; None when right.
         rows: its worst elements, or those of all inputs when right.
-        counts: of elements: "checked", "total", "wrong".
+        counts: of elements: "checked", "total", "wrong"; of a whole model also "directions", the random directions through
+            all elements along which it was compared.
         passed: what else was looked at and found in order.
         opinions: what other methods say, in words.
         analytic, numeric, bars: the arrays compared, one per input; None where not every element was looked at.
@@ -130,9 +132,11 @@ class Report:
     def _counted(self) -> str:
         checked, total = self.counts.get("checked", 0), self.counts.get("total", 0)
         looked = f"all {total} elements" if checked >= total else f"{checked} of {total} elements and random directions"
+        if "directions" in self.counts:  # a whole model
+            looked = f"{self.counts['directions']} random directions through all {total:,} elements"
         if self.verdict == "right":
-            worst = max((row.error for row in self.rows), default=0.0)
-            return f"{looked} agree with finite differences; largest error {worst:.1e}"
+            worst = f"; largest error {max(row.error for row in self.rows):.1e}" if self.rows else ""
+            return f"{looked} agree with finite differences{worst}"
         wrong = self.counts.get("wrong", 0)
         if wrong:
             return f"{wrong} element{'s differ' if wrong > 1 else ' differs'}; looked at {looked}"
