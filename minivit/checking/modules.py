@@ -13,7 +13,6 @@ The room of modules comes later in the reading order, so a module is known here 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -165,8 +164,7 @@ class _Call:
     def of(cls, model: Module, given: Sequence[Any], weights: _Weights) -> _Call:
         """The call that the user asks about."""
         arguments = Arguments(model.forward, [*given, np.zeros(1)])  # with one that is certainly differentiable
-        values = arguments.merge([Tensor(np.array(v, dtype=np.float64) if d == "cpu" else v.astype("float64"))
-                                  for v, d in zip((arguments.values[i] for i in arguments.active), arguments.devices)])  # fmt: skip
+        values = arguments.merge([Tensor(arguments.values[i].astype("float64")) for i in arguments.active])
         call = cls("", model, tuple(values[:-1]), {}, weights)
         if not call.arrays:
             raise TypeError(f"inputs: nothing to differentiate by: {call.title} has no parameters, and there are no "
@@ -316,7 +314,6 @@ class _Look:
         faults: of form.
         error: the largest difference along a direction, relative to what the gradient could contribute.
         closer: looks once more, closely, at the direction that disagrees: ("wrong", "kink", "unsure" or "right", slopes).
-        noise: of the values, relative.
     """
 
     suspect: bool
@@ -451,18 +448,19 @@ def _accepted(root: _Call, look: _Look, search: _Search) -> Report:
         return report
     verdict, r, noise = look.closer()
     if verdict == "right":
-        report.opinions = [f"analytic and numeric slopes agree to their error bar, relative {r.bar / (abs(r.value) or 1.0):.1e}"]
+        report.opinions = [f"analytic and numeric slopes agree to the error bar, relative {r.bar / (abs(r.value) or 1.0):.1e}"]
         return report
     report.verdict = "inconclusive"
+    along = "along a random direction through all inputs and parameters"
     evidence = {"left": r.left, "right": r.right, "value": r.value, "bar": r.bar, "noise": noise}
     if verdict == "kink":
-        finding = Finding("kink", f"along a random direction {root.title} has the slope {r.left:.6g} on one side and {r.right:.6g} "
-                          "on the other: no derivative to compare with; choose inputs away from kinks", evidence)  # fmt: skip
+        finding = Finding("kink", f"{along} the model has the slope {r.left:.6g} on one side and {r.right:.6g} on the other: "
+                          "no derivative to compare with; choose inputs away from kinks", evidence)  # fmt: skip
     elif noise > 1e-10:
-        finding = Finding("float32_noise", f"the values of {root.title} carry a relative noise of {noise:.1e}, as if computed in "
-                          "float32; is something cast to float32 in it?", evidence)  # fmt: skip
+        finding = Finding("float32_noise", f"the model's values carry a relative noise of {noise:.1e}; is something in it "
+                          "cast to float32?", evidence)  # fmt: skip
     else:
-        finding = Finding("inconclusive", f"along a random direction the differences have not converged (± {r.bar:.1e}); choose "
+        finding = Finding("inconclusive", f"{along} the differences have not converged ({r.value:.6g} ± {r.bar:.1e}); choose "
                           "other inputs", evidence)  # fmt: skip
     report.findings = [finding]
     return report
@@ -485,7 +483,8 @@ def _failure(root: _Call, places: list[_Call], search: _Search, max_elements: in
         shown = ", ".join(rest[:8]) + (f" and {len(rest) - 8} more" if len(rest) > 8 else "")
         report.findings.append(Finding("unexplained", f"wrong as well, and not looked at closely: {shown}", {"modules": rest}))
     names = ", ".join(p.name or root.title for p in places[:8])
-    report.opinions.append(f"wrong by itself: {names}{' ...' if len(places) > 8 else ''}; the parts of it are right")
+    parts = "; their parts are right" if any(p.has_parts() for p in places) else ""
+    report.opinions.append(f"wrong by themselves: {names}{' ...' if len(places) > 8 else ''}{parts}")
     error = GradcheckError(report)
     error.__cause__ = cause
     return error

@@ -95,7 +95,8 @@ def test_a_wrong_rule_in_one_layer(place, factors, name, code):
     assert report.findings[0].code == code
     assert report.findings[0].message.startswith(f"in {place} (Linear): ")
     assert report.findings[0].evidence["module"] == place
-    assert report.rows and report.counts["wrong"] == report.shape[0] * (report.shape + (1,))[1] * (report.shape + (1, 1))[2]
+    assert report.counts["wrong"] == np.prod(report.shape)
+    assert report.rows
 
 
 def test_a_fault_of_form_is_found_by_name_too():
@@ -304,8 +305,9 @@ def test_the_model_is_left_as_it_was():
     failure(model, IMAGES)
     del model.head.forward
     for p, data, values, grad, version in before:
-        assert p.data is data and (data == values).all() and p.grad is grad and p.version == version
-        assert p.is_leaf and p.requires_grad and p.dtype == np.float32
+        assert p.data is data
+        assert (data == values).all()
+        assert (p.grad, p.version, p.node, p.requires_grad) == (grad, version, None, True)
     now = [dict(vars(m)) for m in model.modules()]
     assert all(a.keys() == b.keys() and all(a[k] is b[k] for k in a) for a, b in zip(attributes, now))
     waiting.backward()  # a graph from before can still be walked
