@@ -469,7 +469,7 @@ def _findings(
     if second is not None:
         points.append(second)
     certain = [f for f in faults if f.code in ("nondeterministic", "mutated_input")]
-    causes = diagnose(points, wrong)
+    causes = _inside(problem, rtol, limit) or diagnose(points, wrong)
     rest = [f for f in faults if f not in certain and not (causes and f.code == "unexplained")]
     findings = [*certain, *causes, *rest]
     codes = {f.code for f in findings}
@@ -482,6 +482,20 @@ def _findings(
         unequal = f"{int(j.wrong.sum())} of {len(j.elements)} elements looked at"
         findings = [Finding("unexplained", f"the gradient of {problem.names[i]} is wrong in {unequal}{text}",
                             {"input": problem.names[i], "wrong": int(j.wrong.sum())})]  # fmt: skip
+    return findings
+
+
+def _inside(problem: Problem, rtol: float, limit: int) -> list[Finding]:
+    """What is wrong with the operations that f is made of: each is checked by itself, where it is used."""
+    findings = []
+    for inner in problem.operations(problem.inputs) if isinstance(problem, Recorded) else []:
+        try:
+            _orders(inner, 1, 0, rtol, limit)
+        except GradcheckError as error:
+            findings += [Finding(f.code, f"in {inner.name}: {f.message}", {**f.evidence, "operation": inner.name})
+                         for f in error.report.findings]  # fmt: skip
+        except (TypeError, ValueError):  # it does not take such arguments by itself
+            continue
     return findings
 
 

@@ -12,7 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from minivit.checking.paths import paths
-from minivit.checking.place import assigned_not_added, misplaced, missing_broadcast_sum, permuted, swapped_inputs, transposed
+from minivit.checking.place import (
+    assigned_not_added,
+    misplaced,
+    missing_broadcast_sum,
+    permuted,
+    swapped_inputs,
+    transposed,
+)
 from minivit.checking.point import Hint, Point
 from minivit.checking.report import Finding
 from minivit.checking.scale import (
@@ -28,8 +35,8 @@ from minivit.checking.terms import layer_norm_term, missing_term, own_output_onl
 
 TESTS = (
     not_finite, missing_broadcast_sum, zero_gradient, cotangent_ignored, wrong_sign, swapped_inputs, mean_vs_sum,
-    constant_factor, softmax_off_diagonal, layer_norm_term, transposed, permuted, assigned_not_added, own_output_only, misplaced, paths,
-    missing_factor, missing_term,
+    constant_factor, softmax_off_diagonal, layer_norm_term, transposed, permuted, assigned_not_added, own_output_only,
+    misplaced, paths, missing_factor, missing_term,
 )  # fmt: skip
 _VAGUE = (misplaced, missing_term)  # silent about an input of which more is known
 
@@ -49,11 +56,11 @@ def diagnose(points: Sequence[Point], wrong: Sequence[int]) -> list[Finding]:
             for hint in hints:
                 if hint.code != "unexplained":
                     explained.add(i)
-                found.setdefault((hint.code, test, hint.key if test is paths else i), []).append((i, hint))
+                found.setdefault((test, hint.code, hint.key if test is paths else i), []).append((i, hint))
+    names = points[0].names
     findings: dict[tuple[str, str], Finding] = {}
-    for (code, *_), hints_ in found.items():
-        i, first = hints_[0]
-        more = [points[0].names[j] for j, _ in hints_[1:]]
-        message = first.message + (f"; likewise that of {' and '.join(more)}" if more else "")
-        findings.setdefault((code, points[0].names[i]), Finding(code, message, {"input": points[0].names[i], **first.evidence}))
+    for (i, hint), *others in found.values():
+        more = [names[j] for j, _ in others]
+        message = hint.message + (f"; likewise that of {' and '.join(more)}" if more else "")
+        findings.setdefault((hint.code, names[i]), Finding(hint.code, message, {"input": names[i], **hint.evidence}))
     return sorted(findings.values(), key=lambda finding: finding.code == "unexplained")

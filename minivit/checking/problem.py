@@ -8,17 +8,18 @@ the check of the second order, and so on.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from minivit.autograd import Op, Tensor, grad, no_grad
+from minivit.autograd import REGISTRY, Op, Tensor, grad, no_grad
 from minivit.autograd.primitives import concatenate, reshape
 from minivit.backend import device_of, is_array, to_device, to_numpy
 from minivit.checking.form import Form, form_of_call, form_of_error, form_of_graph
-from minivit.checking.tracing import Step, trace
+from minivit.checking.tracing import Step, operations_called, trace
 
 Array = np.ndarray
 
@@ -170,6 +171,22 @@ class Recorded(Problem):
 
     def steps(self, arrays: Sequence[Array]) -> list[Step] | None:
         return None if self.record is None else self.record(arrays)
+
+    def operations(self, arrays: Sequence[Array]) -> list[Recorded]:
+        """The operations of the user that f calls, each at its own arguments; none if f is one itself."""
+        if self.record is None:
+            return []
+        tensors = self._tensors(arrays, True)
+        found: dict[int, Recorded] = {}
+        for op, args, options in operations_called(lambda: self.function(*tensors)):
+            if REGISTRY.get(op.name) is not op and id(op) not in found and op.__name__ != self.name:
+                def called(*args: Any, op: Op = op, options: dict[str, Any] = options) -> Any:
+                    return op(*args, **options)
+
+                called.__name__ = op.name
+                with contextlib.suppress(TypeError, ValueError):  # nothing to differentiate by
+                    found[id(op)] = Recorded.of(called if options else op, Arguments(op, args))
+        return list(found.values())
 
     def _tensors(self, arrays: Sequence[Array], requires_grad: bool) -> list[Tensor]:
         return [Tensor(to_device(a.copy(), d), requires_grad) for a, d in zip(arrays, self.devices)]

@@ -127,7 +127,7 @@ def _whole(*types: Any) -> Iterator[None]:
             given = _inside([args, kwargs])
             if not given:
                 return call(self, *args, **kwargs)
-            name = getattr(self, "name", None) or getattr(getattr(self, "pyfunc", None), "__name__", "vectorize")
+            name = str(getattr(self, "name", None) or getattr(getattr(self, "pyfunc", None), "__name__", "vectorize"))
             return given[0]._record(lambda *a, **k: call(self, *a, **k), args, kwargs, name)
 
         return instead
@@ -139,6 +139,23 @@ def _whole(*types: Any) -> Iterator[None]:
     finally:
         for t, call in zip(types, before):
             t.__call__ = call
+
+
+def operations_called(f: Callable[[], Any]) -> list[tuple[Op, tuple[Any, ...], dict[str, Any]]]:
+    """The calls of operations while f() runs, with their arguments."""
+    calls = []
+    before = Op.__call__
+
+    def recording(self: Op, *args: Any, **options: Any) -> Any:
+        calls.append((self, args, options))
+        return before(self, *args, **options)
+
+    Op.__call__ = recording  # type: ignore[method-assign]
+    try:
+        f()
+    finally:
+        Op.__call__ = before  # type: ignore[method-assign]
+    return calls
 
 
 class Recorder(np.lib.mixins.NDArrayOperatorsMixin):

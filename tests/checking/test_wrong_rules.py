@@ -5,7 +5,11 @@ import pytest
 
 import minivit as mv
 from minivit.checking import CODES
-from tests.checking.wrong_rules import RIGHT, WRONG, draw, write_into_x
+from tests.checking import wrong_rules, wrong_steps
+from tests.checking.wrong_rules import draw, write_into_x
+
+WRONG = wrong_rules.WRONG + wrong_steps.WRONG
+RIGHT = wrong_rules.RIGHT + wrong_steps.RIGHT
 
 
 @pytest.mark.parametrize(("f", "vjp", "shapes", "codes"), [w[1:] for w in WRONG], ids=[w[0] for w in WRONG])
