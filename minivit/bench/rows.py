@@ -1,129 +1,103 @@
-"""What is timed. Each row first checks that minivit and its peer compute the same numbers, then times them in turn."""
+"""What is timed: the rows of the table, and minivit's own step for each, in the plain calls of its user.
+
+The training rows are one step: loss and all gradients, without an optimizer. The models go from one that fits in a cache to
+one whose products fill the machine. `tokens-N` is the same small model on larger and larger images: how time and memory
+grow with the number of tokens, where attention's N² shows.
+"""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from difflib import get_close_matches
-from importlib.util import find_spec
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import minivit as mv
-from minivit.bench import torch_vit
-from minivit.bench.timing import Timing, alternate
+from minivit.models.registry import config
+from minivit.models.vit import ViTConfig
+
+EPS, STEPS = 0.1, 20  # of the attack
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table: seconds of minivit and of each peer, and how far apart their numbers are."""
+class Task:
+    """What a row is about: a training step ("train"), logits ("infer"), an attack ("pgd"), or the time of an import."""
 
-    name: str
-    seconds: dict[str, Timing]
-    gap: float | None  # largest difference of any compared array over its largest value
-
-    @property
-    def ratio(self) -> float | None:
-        """How many times as fast as the peer minivit is."""
-        peers = [t.median for name, t in self.seconds.items() if name != "minivit"]
-        return peers[0] / self.seconds["minivit"].median if peers else None
+    what: str
+    about: str
+    config: ViTConfig | None  # of its model
+    batch: int
+    peers: tuple[str, ...]  # who is asked, if installed
 
 
-_DIGITS = {"image_size": 8, "patch_size": 2, "channels": 1, "embed_dim": 64, "depth": 4, "num_heads": 4, "num_classes": 10}
-_MNIST = {**_DIGITS, "image_size": 28, "patch_size": 4}
-_TINY = {"name": "vit_tiny_patch16_224"}
-_BASE = {"name": "vit_base_patch16_224"}
+class Problem(NamedTuple):
+    """A model with its data: what every candidate of a row is given."""
 
-ROWS: dict[str, tuple[str, dict[str, Any], int]] = {  # name -> what, which model, batch size
-    "train-digits": ("train", _DIGITS, 64),
-    "train-mnist": ("train", _MNIST, 128),
-    "train-vit-ti": ("train", _TINY, 8),
-    "train-vit-b": ("train", _BASE, 4),
-    "infer-vit-b": ("infer", _BASE, 8),
-    "pgd-mnist": ("pgd", _MNIST, 100),
-    "import": ("import", {}, 1),
-}
+    what: str
+    model: Any
+    images: np.ndarray  # (B, H, W, C)
+    labels: np.ndarray  # (B,)
 
 
-def run(names: Sequence[str] | None = None, rounds: int = 10, progress: Callable[[str], Any] = lambda _: None) -> list[Row]:
-    """Measures the rows of these names (all by default). Peers that are not installed are left out."""
-    names = list(ROWS) if names is None else list(names)
-    for name in names:
-        if name not in ROWS:
-            near = get_close_matches(name, ROWS, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(ROWS)}"
-            raise ValueError(f"unknown row {name!r}; {hint}")
-    rows = []
-    for name in names:
-        progress(name)
-        what, settings, batch = ROWS[name]
-        candidates, gap = _import_times() if what == "import" else _candidates(what, settings, batch)
-        rows.append(Row(name, alternate(candidates, rounds), gap))
-    return rows
+class Candidate(NamedTuple):
+    """Somebody's way to compute a problem: `step` is timed, `read` is not."""
+
+    step: Callable[[], Any]
+    read: Callable[[Any], list[np.ndarray]]  # what step returned -> loss and gradients; logits; or the adversarial images
 
 
-def _candidates(what: str, settings: dict[str, Any], batch: int) -> tuple[dict[str, Callable[[], Any]], float | None]:
-    model = mv.models.create(**settings) if "name" in settings else mv.models.ViT(**settings)
-    model.train(what == "train")
-    (height, width), channels = model.config.image_size, model.config.channels  # type: ignore[misc]
+_DIGITS = ViTConfig(image_size=8, patch_size=2, channels=1, embed_dim=64, depth=4, num_heads=4, num_classes=10)
+_MNIST = replace(_DIGITS, image_size=28, patch_size=4)
+_TINY, _SMALL, _BASE = (config(f"vit_{size}_patch16_224") for size in ("tiny", "small", "base"))
+_TOKENS = ViTConfig(embed_dim=192, depth=2, num_heads=3, num_classes=10)
+_NUMPY, _ATTACKS = ("pytorch", "autograd", "mygrad"), ("pytorch", "torchattacks", "foolbox")
+
+ROWS: dict[str, Task] = {
+    "train-digits": Task("train", "training step, digits-sized: D64 L4 N17, batch 64", _DIGITS, 64, _NUMPY),
+    "train-mnist": Task("train", "training step, MNIST-sized: D64 L4 N50, batch 128", _MNIST, 128, _NUMPY),
+    "train-vit-ti": Task("train", "training step, ViT-Ti/16, batch 8", _TINY, 8, _NUMPY),
+    "train-vit-s": Task("train", "training step, ViT-S/16, batch 8", _SMALL, 8, ("pytorch",)),
+    "train-vit-b": Task("train", "training step, ViT-B/16, batch 4", _BASE, 4, ("pytorch",)),
+    "infer-vit-b-1": Task("infer", "logits, ViT-B/16, batch 1", _BASE, 1, ("pytorch",)),
+    "infer-vit-b-8": Task("infer", "logits, ViT-B/16, batch 8", _BASE, 8, ("pytorch",)),
+    "pgd-mnist": Task("pgd", f"PGD-{STEPS}, MNIST-sized, 100 images", _MNIST, 100, _ATTACKS),
+    **{  # the class token and (size / 16)² patches
+        f"tokens-{(size // 16) ** 2 + 1}": Task("train", f"training step, D192 L2, one image of {size}×{size}",
+                                                replace(_TOKENS, image_size=size), 1, ("pytorch",))
+        for size in (112, 224, 448, 896)
+    },
+    "import": Task("import", "a new interpreter that imports it and no more; floor: NumPy", None, 1, _NUMPY),
+}  # fmt: skip
+
+
+def pose(task: Task, gelu: str = "exact") -> Problem:
+    """The problem of a task: the same weights, images and labels each time."""
+    assert task.config is not None
+    c: Any = replace(task.config, gelu=gelu)
+    model = mv.models.ViT(c)
+    model.train(task.what == "train")
     rng = np.random.default_rng(0)
-    images = rng.random((batch, height, width, channels), dtype=np.float32)
-    labels = rng.integers(0, model.config.num_classes, batch)
+    images = rng.random((task.batch, *c.image_size, c.channels), dtype=np.float32)
+    return Problem(task.what, model, images, rng.integers(0, c.num_classes, task.batch))
+
+
+def ours(problem: Problem) -> Candidate:
+    """minivit, called as its documentation says."""
+    what, model, images, labels = problem
     params = list(model.parameters())
 
-    def ours() -> Any:
-        if what == "train":
-            return mv.grad(mv.ops.cross_entropy(model(images), labels), params)
-        if what == "infer":
-            with mv.no_grad():
-                return (model(images),)
-        result = mv.attacks.pgd(model, images, labels, eps=0.1, steps=20, random_start=False, keep="last", batch_size=batch)
-        return (mv.Tensor(result.x_adv),)
+    def train() -> Any:
+        loss = mv.ops.cross_entropy(model(images), labels)
+        return [loss, *mv.grad(loss, params)]
 
-    candidates: dict[str, Callable[[], Any]] = {"minivit": ours}
-    if find_spec("torch") is None:
-        return candidates, None
-    import torch
+    def infer() -> Any:
+        with mv.no_grad():
+            return [model(images)]
 
-    p = torch_vit.parameters(model)
-    x, y = torch.tensor(images), torch.tensor(labels)
+    def pgd() -> Any:
+        result = mv.attacks.pgd(model, images, labels, eps=EPS, steps=STEPS, random_start=False, keep="last")
+        return [mv.Tensor(result.x_adv)]
 
-    def theirs() -> Any:
-        if what == "train":
-            for t in p.values():
-                t.grad = None
-            torch.nn.functional.cross_entropy(torch_vit.forward(model.config, p, x), y).backward()
-            return list(torch_vit.gradients(p).values())
-        if what == "infer":
-            with torch.no_grad():
-                return [torch_vit.forward(model.config, p, x).numpy()]
-        for t in p.values():
-            t.requires_grad_(False)
-        adv, step = x.clone(), 2.5 * 0.1 / 20
-        for _ in range(20):
-            adv.requires_grad_(True)
-            loss = torch.nn.functional.cross_entropy(torch_vit.forward(model.config, p, adv), y, reduction="sum")
-            (g,) = torch.autograd.grad(loss, adv)
-            with torch.no_grad():
-                adv = torch.clamp(torch.clamp(adv + step * g.sign(), x - 0.1, x + 0.1), 0, 1)
-        return [adv.numpy()]
-
-    pairs = [(a.numpy(), b) for a, b in zip(ours(), theirs())]
-    gap = max(float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30)) for a, b in pairs)
-    if what == "pgd":  # a sign may differ where a gradient is nearly zero: count images, not pixels
-        gap = float(np.mean([np.abs(a - b).max() > 0.05 for a, b in zip(*pairs[0])]))
-    elif gap > 1e-3:
-        raise AssertionError(f"minivit and PyTorch compute different numbers (gap {gap:.1e}); a timing would mean nothing")
-    candidates["pytorch"] = theirs
-    return candidates, gap
-
-
-def _import_times() -> tuple[dict[str, Callable[[], Any]], None]:
-    def running(code: str) -> Callable[[], Any]:
-        return lambda: subprocess.run([sys.executable, "-c", code], check=True)
-
-    # minivit's rooms are loaded when they are used: Tensor brings autograd and NumPy
-    return {"minivit": running("import minivit; minivit.Tensor"), "numpy": running("import numpy")}, None
+    steps: dict[str, Callable[[], Any]] = {"train": train, "infer": infer, "pgd": pgd}
+    return Candidate(steps[what], lambda result: [tensor.numpy() for tensor in result])

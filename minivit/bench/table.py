@@ -1,31 +1,79 @@
-"""What is printed: a table for people, JSON for programs; always with the machine."""
+"""What is printed: tables for people, JSON for programs; always with the machine."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 
-from minivit.bench.rows import Row
-from minivit.bench.timing import Timing, machine
+from minivit.bench.measure import Row
+from minivit.bench.peers import PEERS, installed
+from minivit.bench.timing import machine
+
+_READ = """\
+Under a peer's name: its time over minivit's, so above 1 minivit is faster. "products": minivit's time over that of its
+matrix products alone (of import: over NumPy's). "MB": peak memory of a training step, beyond weights and images.
+"numbers differ": by so much of the largest value; in an attack, on this share of the images."""
 
 
 def as_text(rows: Sequence[Row]) -> str:
-    lines = ["row            minivit, ms (quartiles)     peer, ms (quartiles)           times as fast   numbers differ by"]
+    """One line per row, then one per measurement, then the machine."""
+    peers = [peer for peer in PEERS if any(peer in row.seconds for row in rows)]
+    memory = [who for who in ("minivit", *PEERS) if any(who in row.peak_bytes for row in rows)]
+    short = [["row", "minivit, ms", *peers, "products", *(f"MB {who}" for who in memory)]]
     for row in rows:
-        peers = [(name, t) for name, t in row.seconds.items() if name != "minivit"]
-        peer = f"{peers[0][0]} {_ms(peers[0][1])}" if peers else "none installed"
-        ratio = f"{row.ratio:.2f}" if row.ratio else "-"
-        gap = "-" if row.gap is None else f"{row.gap:.1e}"
-        lines.append(f"{row.name:14} {_ms(row.seconds['minivit']):27} {peer:30} {ratio:15} {gap}")
-    facts = machine()
-    width = max(map(len, facts))
-    return "\n".join([*lines, "", *(f"{name:{width}}  {value}" for name, value in facts.items())])
+        ratios = [_number(row.ratio(peer), 2) for peer in peers]
+        peaks = [_number(row.peak_bytes.get(who, math.nan) / 1e6, 1) for who in memory]
+        short.append([row.name, _number(1e3 * row.seconds["minivit"].median, 1), *ratios, _number(row.over_floor, 2), *peaks])
+    long = [["row", "who", "ms", "quartiles", "rounds", "numbers differ"]]
+    for row in rows:
+        for i, (who, t) in enumerate(row.seconds.items()):
+            gap = f"{row.gaps[who]:.1e}" if who in row.gaps else "-"
+            median, low, high = (_number(1e3 * seconds, 1) for seconds in (t.median, t.low, t.high))
+            long.append([row.name if i == 0 else "", who, median, f"{low} to {high}", str(t.rounds), gap])
+    facts = [[name, value] for name, value in _facts(rows).items()]
+    parts = [_aligned(short, 1), _READ, *_left_out(), "", _aligned(long, 2), "", _aligned(facts, 2)]
+    return "\n".join(parts)
 
 
 def as_json(rows: Sequence[Row]) -> str:
-    return json.dumps({"rows": [{**dataclasses.asdict(r), "ratio": r.ratio} for r in rows], "machine": machine()}, indent=2)
+    """All that was measured, as JSON."""
+    data = [
+        {**dataclasses.asdict(row), "ratios": {peer: row.ratio(peer) for peer in PEERS if peer in row.seconds},
+         "over_floor": row.over_floor}
+        for row in rows
+    ]  # fmt: skip
+    return json.dumps({"rows": data, "machine": _facts(rows)}, indent=2)
 
 
-def _ms(t: Timing) -> str:
-    return f"{1e3 * t.median:.4g} ({1e3 * t.low:.4g} to {1e3 * t.high:.4g})"
+def _left_out() -> list[str]:
+    """Why a column or a field is empty."""
+    missing = [peer for peer in PEERS if peer not in installed()]
+    lines = [
+        "mygrad has no erf: it and, for its ratio, minivit run the tanh form of GELU.",
+        '"-": not measured. autograd and mygrad are timed up to ViT-Ti, beyond which a step of theirs takes many seconds.',
+    ]
+    return lines + ([f"Not installed: {', '.join(missing)} (pip install 'minivit[bench]')."] if missing else [])
+
+
+def _facts(rows: Sequence[Row]) -> dict[str, str]:
+    facts = {"threads": ", ".join(sorted({str(row.threads) for row in rows})) + ", the same for all", **machine()}
+    busy = max((row for row in rows if row.others is not None), key=lambda row: row.others or 0.0, default=None)
+    if busy is not None and busy.others is not None:
+        facts["other programs"] = f"kept at most {busy.others:.2f} cores busy ({busy.name})"
+        if busy.others > 0.1:
+            facts["other programs"] += ": too much for ratios to be trusted, measure again on a quiet machine"
+    return facts
+
+
+def _number(value: float, decimals: int) -> str:
+    """So many decimals, none from 100 on; "-" for what was not measured."""
+    return "-" if math.isnan(value) else f"{value:,.{0 if value >= 100 else decimals}f}"
+
+
+def _aligned(lines: Sequence[Sequence[str]], left: int) -> str:
+    """Columns of one width each, the first `left` of them flush left, the others flush right."""
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    cells = [[f"{c:<{w}}" if i < left else f"{c:>{w}}" for i, (c, w) in enumerate(zip(line, widths))] for line in lines]
+    return "\n".join("  ".join(line).rstrip() for line in cells)

@@ -1,4 +1,8 @@
-"""How things are timed: alternately, after a warm-up, with medians and their spread, and the machine named."""
+"""How things are timed: alternately, with the same threads, after the others have come to rest; and on which machine.
+
+Medians with quartiles, since a mean is at the mercy of one bad round. Candidates take turns, so that a slow spell of the
+machine meets all of them, and ratios hold where times drift.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,15 @@ import gc
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
+
+import minivit as mv
 
 
 @dataclass(frozen=True)
@@ -23,27 +31,97 @@ class Timing:
     rounds: int
 
 
-def alternate(candidates: Mapping[str, Callable[[], Any]], rounds: int = 10, min_seconds: float = 0.05) -> dict[str, Timing]:
-    """Times each candidate once per round, in turn, so that a slow spell of the machine meets all of them.
+def settle(most: float = 0.5, window: float = 0.005) -> None:
+    """Waits until this process is quiet, `most` seconds at the longest.
 
-    A candidate faster than `min_seconds` is called several times per round.
+    The threads of OpenBLAS and OpenMP go on for a while after their work, waiting actively for more (up to 0.2 s): they
+    would take a core from whoever is timed next. The process is quiet when its processor time, that of all its threads,
+    grows by less than a tenth of the time that passes.
     """
-    calls = {}
+    end = time.perf_counter() + most
+    while time.perf_counter() < end:
+        start, used = time.perf_counter(), time.process_time()
+        time.sleep(window)
+        if time.process_time() - used < 0.1 * (time.perf_counter() - start):
+            return
+
+
+def alternate(candidates: Mapping[str, Callable[[], Any]], rounds: int = 10, min_seconds: float = 0.05) -> dict[str, Timing]:
+    """Times each candidate once per round, in turn, each after a warm-up and from a quiet process.
+
+    A candidate faster than `min_seconds` is called several times per round. One that takes over a second and over four
+    times as long as the first candidate is timed in three rounds only, spread over all.
+    """
+    calls, turns, first = {}, {}, 0.0
     for name, call in candidates.items():
-        call()
-        start = time.perf_counter()
-        call()
-        calls[name] = max(1, int(min_seconds / max(time.perf_counter() - start, 1e-9)))
+        took = _time(call, 1)
+        if took < 1:  # the first call may have had to load or to allocate something
+            took = _time(call, 1)
+        first = first or took
+        calls[name] = max(1, int(min_seconds / max(took, 1e-9)))
+        turns[name] = min(rounds, 3) if took > max(1, 4 * first) else rounds
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(rounds):
+    for i in range(rounds):
         for name, call in candidates.items():
-            gc.collect()
-            start = time.perf_counter()
-            for _ in range(calls[name]):
-                call()
-            seconds[name].append((time.perf_counter() - start) / calls[name])
+            if i * turns[name] // rounds < (i + 1) * turns[name] // rounds:
+                seconds[name].append(_time(call, calls[name]))
     quartiles = {name: np.quantile(s, [0.25, 0.5, 0.75]).tolist() for name, s in seconds.items()}
-    return {name: Timing(median, low, high, rounds) for name, (low, median, high) in quartiles.items()}
+    return {name: Timing(median, low, high, turns[name]) for name, (low, median, high) in quartiles.items()}
+
+
+def _time(call: Callable[[], Any], calls: int) -> float:
+    """Seconds per call, from a quiet process."""
+    gc.collect()
+    settle()
+    start = time.perf_counter()
+    for _ in range(calls):
+        call()
+    return (time.perf_counter() - start) / calls
+
+
+@contextmanager
+def same_threads(n: int, peers: Sequence[str] = ()) -> Iterator[None]:
+    """minivit, NumPy's BLAS and, if it is among `peers` or behind one, PyTorch run on n threads each."""
+    from threadpoolctl import threadpool_limits
+
+    torch: Any = None
+    if {"pytorch", "torchattacks", "foolbox"} & set(peers):
+        import torch
+    before = mv.backend.num_threads(), torch and torch.get_num_threads()
+    try:
+        mv.backend.set_num_threads(n)
+        with threadpool_limits(n, "blas"):
+            if torch:
+                torch.set_num_threads(n)
+            yield
+    finally:
+        mv.backend.set_num_threads(before[0])
+        if torch:
+            torch.set_num_threads(before[1])
+
+
+@contextmanager
+def cores_of_others() -> Iterator[Callable[[], float | None]]:
+    """Gives a function: how many cores other programs kept busy since; None where /proc does not tell."""
+
+    def now() -> tuple[float, float]:
+        with open("/proc/stat") as lines:
+            user, nice, system, _, _, irq, softirq, *_ = map(int, lines.readline().split()[1:])
+        mine = os.times()
+        busy = (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+        return time.perf_counter(), busy - sum(mine[:4])  # this process and the children it waited for
+
+    try:
+        start, before = now()
+    except (OSError, ValueError):
+        yield lambda: None
+        return
+
+    def others() -> float:
+        end, after = now()
+        return max(after - before, 0.0) / max(end - start, 1e-9)
+
+    yield others
 
 
 def machine() -> dict[str, str]:
@@ -60,12 +138,11 @@ def machine() -> dict[str, str]:
         "numpy": np.__version__,
         "blas": blas or "unknown",
     }
-    try:
-        import torch
-
-        facts["torch"] = f"{torch.__version__} ({torch.get_num_threads()} threads)"
-    except ImportError:
-        facts["torch"] = "not installed"
+    for package in ("torch", "autograd", "mygrad", "torchattacks", "foolbox"):
+        try:
+            facts[package] = version(package)
+        except PackageNotFoundError:
+            facts[package] = "not installed"
     return facts
 
 

@@ -43,12 +43,15 @@ def add_commands(subparsers: Any) -> None:
     command.add_argument("--order", type=int, choices=(1, 2, 3), default=1, help="highest order of derivative (default 1)")
     add_seed(command)
 
-    command = add(subparsers, "bench", bench, "Time minivit against PyTorch, where it is installed, on the same weights.",
-                  "minivit bench train-digits train-vit-ti --rounds 20")  # fmt: skip
-    command.add_argument("rows", nargs="*", metavar="ROW", help="what to time (default all); see --list")
-    command.add_argument("--list", action="store_true", help="list the rows")
+    command = add(subparsers, "bench", bench, "Time minivit, other libraries and bare matrix products, on the same weights.",
+                  "minivit bench train-digits train-vit-ti --rounds 20\n  minivit bench tokens --plot growth.png")  # fmt: skip
+    command.add_argument("rows", nargs="*", metavar="ROW", help="what to time, or the first word of several (default all)")
+    command.add_argument("--list", action="store_true", help="list the rows and the peers")
     command.add_argument("--rounds", type=whole(1), default=10, help="how often each is timed (default 10)")
+    command.add_argument("--peers", metavar="NAMES", help="with commas between, or none (default all that are installed)")
+    command.add_argument("--threads", type=whole(1), help="of everybody (default: the cores there are)")
     command.add_argument("--json", action="store_true", help="print JSON")
+    command.add_argument("--plot", metavar="FILE.png", type=Path, help="also draw it")
 
     command = add(subparsers, "info", info, "What minivit finds here: NumPy, BLAS, GPU, data; or what a model file holds.",
                   "minivit info --model natural.safetensors")  # fmt: skip
@@ -166,17 +169,33 @@ def _operation_in(place: str) -> Any:
     return found[name]
 
 
-def bench(arguments: argparse.Namespace) -> None:
+def bench(arguments: argparse.Namespace) -> int:
     import minivit as mv
 
     if arguments.list:
-        print("\n".join(mv.bench.ROWS))
-        return
-    rows = mv.bench.run(arguments.rows or None, arguments.rounds, lambda name: print(f"{name} ...", file=sys.stderr))
-    if arguments.json:
-        print(mv.bench.as_json(rows))
-    else:
-        print(mv.bench.as_text(rows))
+        width = max(map(len, mv.bench.ROWS))
+        print("\n".join(f"{name:{width}}  {task.about}" for name, task in mv.bench.ROWS.items()))
+        print(f"{'peers':{width}}  {', '.join(mv.bench.PEERS)}")
+        return 0
+    if arguments.plot and not arguments.plot.absolute().parent.is_dir():
+        raise ValueError(f"--plot: there is no folder {str(arguments.plot.parent)!r}")
+    peers = {None: None, "none": []}.get(arguments.peers, (arguments.peers or "").split(","))
+    rows: list[Any] = []
+    stopped = False
+    try:
+        for row in mv.bench.run(arguments.rows or None, arguments.rounds, peers, arguments.threads,
+                                lambda name: print(f"{name} ...", file=sys.stderr)):  # fmt: skip
+            rows.append(row)
+    except KeyboardInterrupt:
+        if not rows:
+            raise
+        stopped = True
+        print("\nminivit bench: interrupted; the rows that were measured:", file=sys.stderr)
+    print(mv.bench.as_json(rows) if arguments.json else mv.bench.as_text(rows))
+    if arguments.plot:
+        mv.bench.figure(rows).savefig(arguments.plot)
+        print(f"figure: {arguments.plot}", file=sys.stderr)
+    return 130 if stopped else 0
 
 
 def info(arguments: argparse.Namespace) -> None:

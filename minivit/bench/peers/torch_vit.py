@@ -10,6 +10,31 @@ from typing import Any
 
 import numpy as np
 
+from minivit.bench.rows import Candidate, Problem
+
+
+def candidate(problem: Problem) -> Candidate:
+    """A training step or the logits, in PyTorch eager."""
+    import torch
+
+    what, model, images, labels = problem
+    p, x, y = parameters(model), torch.tensor(images), torch.tensor(labels)
+
+    def train() -> Any:
+        for tensor in p.values():
+            tensor.grad = None
+        loss = torch.nn.functional.cross_entropy(forward(model.config, p, x), y)
+        loss.backward()
+        return loss
+
+    def infer() -> Any:
+        with torch.no_grad():
+            return forward(model.config, p, x)
+
+    if what == "train":
+        return Candidate(train, lambda loss: [loss.detach().numpy(), *gradients(p).values()])
+    return Candidate(infer, lambda logits: [logits.numpy()])
+
 
 def is_transposed(name: str, array: Any) -> bool:
     """Whether PyTorch stores this parameter the other way round: weights of linear layers, (out, in)."""
@@ -39,7 +64,8 @@ def forward(config: Any, p: dict[str, Any], images: Any) -> Any:
 
     B, H, W, C = images.shape
     P, D, h = config.patch_size, config.embed_dim, config.num_heads
-    x = (images - config.mean) / config.std
+    mean, std = (torch.as_tensor(value, dtype=images.dtype) for value in (config.mean, config.std))  # one, or one per channel
+    x = (images - mean) / std
     kernel = p["patch_embed.proj.weight"].reshape(D, P, P, C).permute(0, 3, 1, 2)  # as a convolution of stride P
     z = F.conv2d(x.permute(0, 3, 1, 2), kernel, p["patch_embed.proj.bias"], stride=P).flatten(2).transpose(1, 2)
     if config.pool == "cls":

@@ -1,0 +1,52 @@
+"""Whom minivit is timed against: each is asked only if it is installed, and only after its numbers were found to agree.
+
+Every peer is written as its users would write it, with its own fused functions where it has some, and gets minivit's
+weights. `candidate(name, problem)` gives its step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.util import find_spec
+
+from minivit.bench.peers import autograd_vit, mygrad_vit, torch_attacks, torch_vit
+from minivit.bench.rows import Candidate, Problem
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another library: what it imports, how it makes its candidate, and which GELU it can do without writing an erf."""
+
+    imports: tuple[str, ...]
+    candidate: Callable[[Problem], Candidate]
+    gelu: str = "exact"
+
+
+PEERS = {
+    "pytorch": Peer(("torch",), lambda p: (torch_attacks.plain if p.what == "pgd" else torch_vit.candidate)(p)),
+    "autograd": Peer(("autograd", "scipy"), autograd_vit.candidate),
+    "mygrad": Peer(("mygrad",), mygrad_vit.candidate, gelu="tanh"),
+    "torchattacks": Peer(("torchattacks", "torch"), torch_attacks.by_torchattacks),
+    "foolbox": Peer(("foolbox", "torch"), torch_attacks.by_foolbox),
+}
+
+
+def installed() -> list[str]:
+    return [name for name, peer in PEERS.items() if all(map(find_spec, peer.imports))]
+
+
+def choose(names: Sequence[str] | None) -> list[str]:
+    """These peers, checked; all that are installed if None."""
+    if names is None:
+        return installed()
+    for name in names:
+        if name not in PEERS:
+            near = get_close_matches(name, PEERS, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(PEERS)}"
+            raise ValueError(f"unknown peer {name!r}; {hint}")
+        missing = [module for module in PEERS[name].imports if not find_spec(module)]
+        if missing:
+            raise ImportError(f"peer {name!r} needs {' and '.join(missing)}, not installed here: pip install 'minivit[bench]'")
+    return list(names)

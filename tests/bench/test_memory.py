@@ -1,0 +1,41 @@
+"""What the memory measurement sees."""
+
+import numpy as np
+import pytest
+
+from minivit.bench import memory
+
+try:
+    memory._status("VmHWM")
+except OSError:
+    pytest.skip("there is no /proc/self/status here", allow_module_level=True)
+
+MB = 1_000_000
+
+
+def test_it_sees_what_a_step_takes_and_gives_back():
+    def step():
+        np.ones(64 * MB, np.uint8)  # and lets go of it
+
+    assert 63 * MB < memory.growth(step) < 80 * MB
+
+
+def test_it_sees_what_a_step_keeps():
+    kept = []
+    assert 47 * MB < memory.growth(lambda: kept.append(np.ones(16 * MB, np.uint8)), calls=3) < 64 * MB
+
+
+def test_it_does_not_count_what_was_there_before():
+    there = np.ones(64 * MB, np.uint8)
+    del there
+    assert memory.growth(lambda: None) < 8 * MB
+
+
+def test_a_row_in_a_fresh_process():
+    # a few MB: attention's probabilities alone, 64 × 4 × 17 × 17 numbers in each of 4 layers, are 1.2 MB
+    assert 2 * MB < memory.peak("train-digits", "minivit", 1) < 100 * MB
+
+
+def test_a_failing_process_is_told():
+    with pytest.raises(RuntimeError, match=r"memory of nobody failed(.|\n)*KeyError"):
+        memory.peak("train-digits", "nobody", 1)

@@ -1,0 +1,112 @@
+"""Taking turns, coming to rest, the same threads for everybody."""
+
+import threading
+import time
+
+import pytest
+from threadpoolctl import threadpool_info
+
+import minivit as mv
+from minivit.bench import timing
+
+
+def test_candidates_take_turns_and_the_slower_is_slower():
+    calls = []
+
+    def pause(name, seconds):
+        calls.append(name)
+        time.sleep(seconds)
+
+    timings = mv.bench.alternate({"a": lambda: pause("a", 0.004), "b": lambda: pause("b", 0.012)}, rounds=3, min_seconds=0)
+    assert calls == ["a", "a", "b", "b", *["a", "b"] * 3]  # a warm-up and a first look, then in turn
+    assert timings["a"].median < timings["b"].median
+    assert timings["a"].low <= timings["a"].median <= timings["a"].high
+    assert timings["a"].rounds == 3
+
+
+def test_a_quick_candidate_is_called_several_times_a_round():
+    calls = []
+    mv.bench.alternate({"a": lambda: calls.append(time.sleep(0.001))}, rounds=2, min_seconds=0.02)
+    assert 2 + 2 * 5 < len(calls) <= 2 + 2 * 20
+
+
+def test_a_slow_candidate_has_three_rounds_spread_over_all(monkeypatch):
+    order = []
+    monkeypatch.setattr(timing, "_time", lambda call, calls: call())
+
+    def took(name, seconds):
+        order.append(name)
+        return seconds
+
+    candidates = {"a": lambda: took("a", 0.5), "b": lambda: took("b", 8.0), "c": lambda: took("c", 1.5)}
+    timings = mv.bench.alternate(candidates, rounds=9)
+    assert {name: t.rounds for name, t in timings.items()} == {"a": 9, "b": 3, "c": 9}
+    assert "".join(order[4:]) == 3 * "acacabc"
+    assert timings["b"].median == 8.0
+
+
+def test_it_waits_until_busy_threads_stop():
+    stop = time.perf_counter() + 0.15
+
+    def spin():
+        while time.perf_counter() < stop:
+            pass
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    timing.settle(most=2.0)
+    assert time.perf_counter() >= stop
+    thread.join()
+
+
+def test_it_does_not_wait_forever():
+    done = threading.Event()
+
+    def spin():
+        while not done.is_set():
+            pass
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    start = time.perf_counter()
+    timing.settle(most=0.05)
+    done.set()
+    thread.join()
+    assert time.perf_counter() - start < 0.5
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_the_same_threads_for_all_and_afterwards_as_before(n):
+    def blas():
+        return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+    before = mv.backend.num_threads(), blas()
+    with timing.same_threads(n):
+        assert mv.backend.num_threads() == n
+        assert set(blas()) == {n}
+    assert (mv.backend.num_threads(), blas()) == before
+
+
+def test_pytorch_has_the_same_threads():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    before = torch.get_num_threads()
+    with timing.same_threads(1, ["pytorch"]):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
+
+
+def test_cores_of_others_leaves_out_our_own(monkeypatch):
+    with timing.cores_of_others() as others:
+        start = time.perf_counter()
+        while time.perf_counter() - start < 0.3:
+            pass
+    share = others()
+    if share is None:
+        pytest.skip("there is no /proc/stat here")
+    monkeypatch.setattr(timing.os, "times", lambda: (0.0, 0.0, 0.0, 0.0, 0.0))
+    with timing.cores_of_others() as everybody:
+        start = time.perf_counter()
+        while time.perf_counter() - start < 0.3:
+            pass
+    assert everybody() > 0.5  # now our own core counts as another program's
+    assert share >= 0
