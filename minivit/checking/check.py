@@ -163,7 +163,7 @@ class Judged:
 
 def _check(
     problem: Problem, y: Array, g: Array, rng: np.random.Generator, order: int, seed: int, rtol: float, limit: int
-) -> tuple[Report, Exception | None]:
+) -> tuple[Report, BaseException | None]:
     """The report on one order, and the exception of the backward, if it raised one."""
     report = Report("right", [], order, problem.name, seed)
     form = problem.form(problem.inputs, g)
@@ -253,7 +253,7 @@ def _judge_all(
     size = float(np.sum(np.abs(g * y)))
     for i, x in enumerate(problem.inputs):
         f = _of_input(problem, i)
-        noise = noise_of(f, x, g, rng.standard_normal(x.shape)) if x.size else 0.0
+        noise = noise_of(f, x, g, rng.standard_normal(x.shape), problem.precision) if x.size else 0.0
         worst_noise = max(worst_noise, noise / size if size else 0.0)
         a = analytic[i]
         comparable = a is not None and a.shape == x.shape
@@ -446,10 +446,10 @@ def _undecided(problem: Problem, judged: list[Judged], noise: float, rtol: float
         if math.isnan(worst):
             findings.append(Finding("inconclusive", f"the function is not defined on both sides of {len(j.unsure)} elements of "
                             f"{name}; choose inputs inside its domain", evidence))  # fmt: skip
-        elif noise > 1e-10:
-            findings.append(Finding("float32_noise", f"the function's values carry a relative noise of {noise:.1e}, "
-                            f"as if computed in float32 ({np.finfo(np.float32).eps:.1e}); in float64 the gradient of {name} "
-                            "could be checked", evidence))  # fmt: skip
+        elif 1e-10 < noise < 1e-2:
+            findings.append(Finding("float32_noise", f"the function's values carry a relative noise of {noise:.1e}: it is not "
+                            f"computed in float64 throughout (float32 rounds by {np.finfo(np.float32).eps:.0e}). If it were, the "
+                            f"gradient of {name} could be checked", evidence))  # fmt: skip
         else:
             findings.append(Finding("inconclusive", f"{len(j.unsure)} elements of {name} differ by up to {worst:.1e}, within a "
                             f"few error bars (± {bar:.1e}): the differences have not converged there; choose other inputs or "

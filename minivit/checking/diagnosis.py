@@ -38,16 +38,18 @@ TESTS = (
     constant_factor, softmax_off_diagonal, layer_norm_term, transposed, permuted, assigned_not_added, own_output_only,
     misplaced, paths, missing_factor, missing_term,
 )  # fmt: skip
-_VAGUE = (misplaced, missing_term)  # silent about an input of which more is known
+_SETTLES = (not_finite, zero_gradient)  # nothing more to say about such an input
+_VAGUE = (misplaced, paths, missing_factor, missing_term)  # silent about an input that is explained already
 
 
 def diagnose(points: Sequence[Point], wrong: Sequence[int]) -> list[Finding]:
     """The causes that explain the wrong inputs at every point, the surest first; each names all inputs it explains."""
     found: dict[tuple[object, ...], list[tuple[int, Hint]]] = {}
     explained: set[int] = set()
+    settled: set[int] = set()
     for test in TESTS:
         for i in wrong:
-            if points[0].a[i] is None or (i in explained and test in _VAGUE):
+            if points[0].a[i] is None or i in settled or (i in explained and test in _VAGUE):
                 continue
             hints = list(test(points[0], i))
             for p in points[1:]:
@@ -56,11 +58,13 @@ def diagnose(points: Sequence[Point], wrong: Sequence[int]) -> list[Finding]:
             for hint in hints:
                 if hint.code != "unexplained":
                     explained.add(i)
-                found.setdefault((test, hint.code, hint.key if test is paths else i), []).append((i, hint))
+                if test in _SETTLES:
+                    settled.add(i)
+                found.setdefault((test, hint.code, hint.key), []).append((i, hint))
     names = points[0].names
     findings: dict[tuple[str, str], Finding] = {}
     for (i, hint), *others in found.values():
-        more = [names[j] for j, _ in others]
+        more = [names[j] for j, _ in others if hint.code != "swapped_inputs"]
         message = hint.message + (f"; likewise that of {' and '.join(more)}" if more else "")
         findings.setdefault((hint.code, names[i]), Finding(hint.code, message, {"input": names[i], **hint.evidence}))
     return sorted(findings.values(), key=lambda finding: finding.code == "unexplained")

@@ -145,17 +145,19 @@ def refine(phi: Callable[[float], float], noise: float, start: float, halvings: 
     return Refined(float(extrapolated[2:][best]), float(bars[best]), float(left[-1]), float(right[-1]), kink)
 
 
-def noise_of(f: Function, x: Array, g: Array, d: Array) -> float:
+def noise_of(f: Function, x: Array, g: Array, d: Array, precision: float = EPS) -> float:
     """The error of one value of <g, f>: what is left of nine equally spaced values after four differences.
 
     Differences remove what is smooth and keep what is not (Hamming's table; Moré and Wild 2011, "Estimating
     computational noise"). The values lie on one side of x and a little off, so that a kink at x itself, or a root's
     infinite slope, is not taken for noise.
+
+    `precision` is that of the numbers f returns: the values can lie so close that rounding makes them equal.
     """
     phi = Line(f, x, d * np.maximum(1.0, np.abs(x)), g)
     values = np.array([phi((500 + k) * 2e-7) for k in range(9)])
     table = np.diff(values, 4)
-    least = EPS * float(np.sum(np.abs(g * phi.y)))
+    least = precision * float(np.sum(np.abs(g * phi.y)))
     if not np.isfinite(table).all():
         return least
     return max(least, float(np.sqrt(np.mean(table * table) / 70)))  # 70 = Σ binomial(4, k)²

@@ -33,7 +33,7 @@ class Form:
     findings: list[Finding] = field(default_factory=list)
     gradients: list[Any] = field(default_factory=list)
     usable: bool = True
-    error: Exception | None = None
+    error: BaseException | None = None
 
     def fault(self, code: str, message: str, usable: bool = False, **evidence: Any) -> None:
         if (code, message) not in [(f.code, f.message) for f in self.findings]:
@@ -51,7 +51,7 @@ def form_of_call(
     try:
         with np.errstate(all="ignore"):
             came = vjp(g, *merged)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return form_of_error("the backward", error)
     labels = ["its cotangent", *(f"input {i}" for i in range(len(merged)))]
     for label in _changed(before, [g, *merged], labels):
@@ -64,7 +64,7 @@ def form_of_call(
         items = [items[i] for i in active]
     elif len(items) != len(active):
         form.fault("wrong_count", f"the backward returned {len(items)} gradient{'s' * (len(items) != 1)} for "
-                   f"{len(merged)} inputs; return one per input, in their order", came=len(items),
+                   f"{len(merged)} input{'s' * (len(merged) != 1)}; return one per input, in their order", came=len(items),
                    expected=len(merged))  # fmt: skip
         return form
     for k, (i, item, name) in enumerate(zip(active, items, names)):
@@ -161,7 +161,7 @@ def _look(form: Form, item: Any, shape: tuple[int, ...] | None, dtypes: set[Any]
     return item
 
 
-def form_of_error(where: str, error: Exception) -> Form:
+def form_of_error(where: str, error: BaseException) -> Form:
     """The form of a gradient that there is none of, because computing it raised."""
     form = Form(error=error)
     form.fault("raised", f"{where} raised {type(error).__name__}: {error}", error=type(error).__name__)

@@ -215,7 +215,7 @@ def _another_value(p: Point, i: int, walk: Walk, edges: list[Edge]) -> Iterator[
             tried += 1
             others = [Step(v, [], lambda: None, "") for v in values]
             others[slot] = Step(s.value, [], lambda: None, "")
-            wrong = Step(e.step.value, others, e.step.call, e.step.name).jacobian(e.slot)
+            wrong = Step(e.step.value, others, e.step.call, e.step.name, e.step.elementwise).jacobian(e.slot)
             if _explains(p, i, walk.to_input(e.parent, wrong.T @ walk.cotangents[e.step.index]) - e.share):
                 belongs = e.step.parents[slot]
                 yield Hint("unexplained", ("value", e.step.index, slot, s.index), f"the gradient of {p.names[i]} is what comes "

@@ -33,8 +33,10 @@ class Problem:
         names: one per input, as the report prints it.
         constants: integer arrays among the arguments; they are not differentiated.
         derivative: of which order the gradient is.
+        precision: of the numbers that f returns: the spacing of floats at 1.
     """
 
+    precision: float = float(np.finfo(np.float64).eps)
     name: str
     inputs: list[Array]
     names: list[str]
@@ -117,7 +119,9 @@ class HandWritten(Problem):
 
     def value(self, *arrays: Array) -> Array:
         merged = self.arguments.merge([a.copy() for a in arrays])
-        return np.array(check_output(_forward(self.f, merged), self.name), dtype=np.float64)
+        out = check_output(_forward(self.f, merged), self.name)
+        self.precision = max(self.precision, float(np.finfo(out.dtype).eps))
+        return np.array(out, dtype=np.float64)
 
     def complex_value(self, *arrays: Array) -> Array:
         return self.f(*self.arguments.merge(list(arrays)))
@@ -261,13 +265,12 @@ def _forward(f: Callable[..., Any], merged: list[Any]) -> Any:
     try:
         with np.errstate(all="ignore"):
             out = f(*merged)
-    except (ValueError, TypeError) as error:
+    except (Exception, SystemExit) as error:
         if any(isinstance(v, Tensor) for v in merged) and isinstance(error, TypeError) and "array_ufunc" in str(error):
             raise TypeError(f"{_name(f)}: a NumPy function cannot take Tensors ({error}); use mv.ops, or give the function's "
                             "vjp=") from error  # fmt: skip
-        raise
-    except Exception as error:
-        raise ValueError(f"{_name(f)}: the function raised {type(error).__name__}: {error}") from error
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{_name(f)}: the function raised {type(error).__name__}: {error}") from error
     for old, new in zip(before, merged):
         now = _copy(new)
         if old is not None and now is not None and not np.array_equal(old, now, equal_nan=old.dtype.kind == "f"):

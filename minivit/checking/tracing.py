@@ -22,7 +22,8 @@ from minivit.autograd import Op
 from minivit.checking.differences import STEP
 
 Array = np.ndarray
-_LARGEST = 4000  # elements of all steps together: beyond, their Jacobians would take too long
+_LARGEST = 5000  # elements whose derivatives are measured one by one, over all steps
+_LARGEST_JACOBIAN = 400_000  # entries
 
 
 _NO_RECORD = ("fill", "item", "sort", "put", "tolist", "tobytes", "view", "resize", "partition")
@@ -41,6 +42,7 @@ class Step:
         parents: the steps it was computed from, one per place where one was used.
         call: the computation again, from other values of the parents.
         name: of what was called; an input has its own.
+        elementwise: whether each element of the result comes from one element of each parent.
         line, text: where in the source.
         index: its place in the order of computation.
     """
@@ -49,6 +51,7 @@ class Step:
     parents: list[Step]
     call: Callable[..., Any]
     name: str
+    elementwise: bool = False
     line: int = 0
     text: str = ""
     index: int = 0
@@ -57,22 +60,31 @@ class Step:
     def jacobian(self, slot: int) -> Array:
         """∂value / ∂parents[slot], (value.size, parent.size), by central differences with one Richardson step."""
         if slot not in self._jacobians:
-            values = [p.value for p in self.parents]
-            x = values[slot]
-
-            def at(i: int, h: float) -> Array:
-                moved = x.copy()
-                moved.flat[i] += h
-                return np.asarray(self.call(*values[:slot], moved, *values[slot + 1 :]), dtype=np.float64).reshape(-1)
-
-            columns = np.empty((self.value.size, x.size))
+            x = self.parents[slot].value
+            h = STEP * np.maximum(1.0, np.abs(x))
+            jacobian = np.zeros((self.value.size, x.size))
             with np.errstate(all="ignore"):
-                for i in range(x.size):
-                    h = STEP * max(1.0, abs(x.flat[i]))
-                    far, near = (at(i, h) - at(i, -h)) / (2 * h), (at(i, h / 2) - at(i, -h / 2)) / h
-                    columns[:, i] = (4 * near - far) / 3
-            self._jacobians[slot] = columns
+                if self.elementwise:  # all at once
+                    columns = np.broadcast_to(np.arange(x.size).reshape(x.shape), self.value.shape).reshape(-1)
+                    width = np.broadcast_to(h, self.value.shape).reshape(-1)
+                    jacobian[np.arange(self.value.size), columns] = self._difference(slot, h, width)
+                else:
+                    for i in range(x.size):
+                        only = np.zeros(x.shape)
+                        only.flat[i] = h.flat[i]
+                        jacobian[:, i] = self._difference(slot, only, h.flat[i])
+            self._jacobians[slot] = jacobian
         return self._jacobians[slot]
+
+    def _difference(self, slot: int, h: Array, width: Array) -> Array:
+        values = [p.value for p in self.parents]
+
+        def at(t: float) -> Array:
+            moved = np.asarray(values[slot] + t * h)
+            return np.asarray(self.call(*values[:slot], moved, *values[slot + 1 :]), dtype=np.float64).reshape(-1)
+
+        far, near = (at(1) - at(-1)) / (2 * width), (at(0.5) - at(-0.5)) / width
+        return (4 * near - far) / 3
 
     def __str__(self) -> str:
         return f"`{self.text}` (line {self.line})" if self.text else self.name
@@ -110,7 +122,9 @@ def trace(f: Callable[..., Any], arguments: list[Any], active: Iterable[int], na
             needed.add(step.index)
             stack += step.parents
     kept = [s for s in steps if s.index in needed or s.index < count]
-    if sum(s.value.size * (1 + len(s.parents)) for s in kept) > _LARGEST:
+    work = sum(p.value.size for s in kept if not s.elementwise for p in s.parents)
+    largest = max(s.value.size * p.value.size for s in kept for p in (*s.parents, *kept[:count]))
+    if work > _LARGEST or largest > _LARGEST_JACOBIAN:
         return None
     for k, step in enumerate(kept):
         step.index = k
@@ -168,7 +182,8 @@ class Recorder(np.lib.mixins.NDArrayOperatorsMixin):
 
     # NumPy calls these two for its functions
     def __array_ufunc__(self, ufunc: Any, method: str, *args: Any, out: Any = None, **kwargs: Any) -> Any:
-        result = self._record(getattr(ufunc, method), args, kwargs, ufunc.__name__)
+        elementwise = method == "__call__" and ufunc.signature is None and ufunc.nout == 1
+        result = self._record(getattr(ufunc, method), args, kwargs, ufunc.__name__, elementwise)
         if out is None:
             return result
         (target,) = out
@@ -232,7 +247,7 @@ class Recorder(np.lib.mixins.NDArrayOperatorsMixin):
         self.step = other.step
         return self
 
-    def _record(self, call: Callable[..., Any], args: Any, kwargs: Any, name: str) -> Any:
+    def _record(self, call: Callable[..., Any], args: Any, kwargs: Any, name: str, elementwise: bool = False) -> Any:
         given = _inside([args, kwargs])
         parents = [r.step for r in given]
         values = [p.value for p in parents]
@@ -245,13 +260,13 @@ class Recorder(np.lib.mixins.NDArrayOperatorsMixin):
         value = again(*values)
         if isinstance(value, tuple | list):
             return type(value)(self._step(v, parents, lambda *a, k=k: again(*a)[k], name) for k, v in enumerate(value))
-        return self._step(value, parents, again, name)
+        return self._step(value, parents, again, name, elementwise)
 
-    def _step(self, value: Any, parents: list[Step], call: Callable[..., Any], name: str) -> Any:
+    def _step(self, value: Any, parents: list[Step], call: Callable[..., Any], name: str, elementwise: bool = False) -> Any:
         if not isinstance(value, np.ndarray | np.generic) or np.asarray(value).dtype.kind != "f":
             return value  # a shape, an index, a mask: constants
         line, text = _place()
-        step = Step(np.array(value, dtype=np.float64), parents, call, name, line, text, len(self.steps))
+        step = Step(np.array(value, dtype=np.float64), parents, call, name, elementwise, line, text, len(self.steps))
         self.steps.append(step)
         return Recorder(step, self.steps)
 
