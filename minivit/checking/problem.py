@@ -19,6 +19,7 @@ from minivit.autograd import REGISTRY, Op, Tensor, grad, no_grad
 from minivit.autograd.primitives import concatenate, reshape
 from minivit.backend import device_of, is_array, to_device, to_numpy
 from minivit.checking.form import Form, form_of_call, form_of_error, form_of_graph
+from minivit.checking.overwritten import assigned_since
 from minivit.checking.tracing import Step, operations_called, trace
 
 Array = np.ndarray
@@ -212,7 +213,7 @@ class Recorded(Problem):
             if self.derivative == 1:
                 raise
             return form_of_error("a rule, given Tensors to be differentiated again,", error)  # the function is a gradient
-        return form_of_graph(y, g, tensors, self.names)
+        return assigned_since(y) or form_of_graph(y, g, tensors, self.names)
 
     def gradient(self, arrays: Sequence[Array], g: Array) -> list[Array]:
         tensors = self._tensors(arrays, True)
