@@ -21,6 +21,7 @@ from minivit.autograd.tensor import mode
 from minivit.checking.diagnosis import diagnose
 from minivit.checking.differences import EPS, STEP, Line, Refined, complex_step, differences, noise_of, refine
 from minivit.checking.form import Form
+from minivit.checking.overwritten import changed_by_the_backward, overwritten
 from minivit.checking.point import Point
 from minivit.checking.problem import Arguments, HandWritten, Problem, Recorded, check_forward
 from minivit.checking.report import Finding, GradcheckError, Report, Row
@@ -182,6 +183,8 @@ def _check(
         again, double = problem.gradient(problem.inputs, g), problem.gradient(problem.inputs, 2 * g)
         other = problem.gradient(problem.inputs, _cotangent(rng, y.shape))
         faults += _behavior(problem, analytic, again, double, other, report)
+        if isinstance(problem, HandWritten) and not faults:
+            faults += changed_by_the_backward(problem, g)
     else:
         analytic = [None if a is None else np.asarray(a, dtype=np.float64) for a in form.gradients]
 
@@ -468,7 +471,9 @@ def _findings(
     second = _second_point(problem, g, rng, rtol, limit, wrong, form.usable)
     if second is not None:
         points.append(second)
-    certain = [f for f in faults if f.code in ("nondeterministic", "mutated_input")]
+    certain = [f for f in faults if f.code in ("nondeterministic", "mutated_input", "overwritten")]
+    if isinstance(problem, HandWritten) and not certain:
+        certain = overwritten(problem, g, judged, wrong)
     causes = _inside(problem, rtol, limit) or diagnose(points, wrong)
     rest = [f for f in faults if f not in certain and not (causes and f.code == "unexplained")]
     findings = [*certain, *causes, *rest]
