@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minivit.checking.form import form_of_call
+from minivit.autograd import Tensor
+from minivit.autograd.engine import _ancestors
+from minivit.checking.form import Form, form_of_call
 from minivit.checking.report import Finding
 from minivit.checking.watching import History, Watch, others_in, places, same
 
@@ -71,6 +73,18 @@ def changed_by_the_backward(problem: HandWritten, g: Array) -> list[Finding]:
     message = (f"the backward changes {names}, which the forward kept: called again, it answers otherwise (by up to "
                f"{change:.3g}); work on a copy")  # fmt: skip
     return [Finding("overwritten", message, {"place": changed[0][0].name, "change": change})]
+
+
+def assigned_since(y: Tensor) -> Form | None:
+    """The form of a gradient that the engine refuses to compute: a Tensor was assigned to after an operation had used it."""
+    for node in _ancestors(y.node):
+        try:
+            node.check_usable()
+        except RuntimeError as error:
+            form = Form(error=error)
+            form.fault("overwritten", str(error), operation=node.op.name)
+            return form
+    return None
 
 
 # ---- the experiments ----
