@@ -1,4 +1,4 @@
-"""The command line: `minivit demo | train | evaluate | attack | gradcheck | bench | info`.
+"""The command line: `minivit demo | train | evaluate | attack | gradcheck | exercises | bench | info`.
 
 Thin on purpose: each command checks its words, calls the library as a script would, and prints. Read `commands.py` for
 the small ones, `training.py`, and `demo.py` for the whole story in one command.

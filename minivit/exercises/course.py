@@ -133,7 +133,7 @@ def _cell(
                              "solution": solution, "task": False}  # fmt: skip
     if grade:
         marks["points"] = points
-    cell: dict[str, Any] = {"cell_type": kind, "id": f"{exercise.name}-{what}"[:64].replace("_", "-"),
+    cell: dict[str, Any] = {"cell_type": kind, "id": f"{exercise.name}-{what}"[:64],
                             "metadata": {"nbgrader": marks}, "source": source.splitlines(keepends=True)}  # fmt: skip
     return cell if kind == "markdown" else {**cell, "execution_count": None, "outputs": []}
 

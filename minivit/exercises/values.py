@@ -52,8 +52,7 @@ def explain_values(
     if a.shape == b.shape and _near(a, b, rtol, _size(b)):
         return found
     causes = list(_causes(a, b, name, inputs, rtol))
-    shape_explained = any(c.code in ("transposed", "permuted", "missing_broadcast_sum") for c in causes)
-    found = causes + found if shape_explained else found + causes
+    found = causes + found if any(c.code in ("transposed", "permuted") for c in causes) else found + causes
     return found or [Finding("unexplained", f"{name} differs by up to {np.max(np.abs(a - b)):.3g}, and the numbers support "
                              "no cause that is known here", {})]  # fmt: skip
 
@@ -78,6 +77,7 @@ def _causes(a: Array, b: Array, name: str, inputs: Sequence[Any], rtol: float) -
     bad = int(np.sum(~np.isfinite(a)))
     if bad and np.isfinite(b).all():
         yield Finding("not_finite", f"{name} has {bad} of {a.size} elements NaN or infinite", {"count": bad})
+    if bad or not np.isfinite(b).all():
         return
     if a.size == b.size and a.shape == b.shape:
         if not a.any():

@@ -74,7 +74,7 @@ def test_wrong_words_exit_with_2(words, capsys):
     assert "error: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "attack", "gradcheck", "bench", "info"])
+@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "attack", "gradcheck", "exercises", "bench", "info"])
 def test_help_has_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

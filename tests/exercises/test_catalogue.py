@@ -1,14 +1,16 @@
 """Every wrong solution of the catalogue is rejected, with its cause; every right one is accepted.
 
 The cause must be the first finding in 90 % and among the first two in 97 % of all. `-k NAME` runs one exercise.
+docs/mistakes.md is the catalogue as a page for teachers; `python -m tests.exercises.mistakes` writes it anew.
 """
 
 import functools
+from pathlib import Path
 
 import pytest
 
 from minivit.exercises import find, names, run_checks
-from tests.exercises.mistakes import solutions
+from tests.exercises.mistakes import solutions, table
 
 SEEDS_WRONG = range(3)
 SEEDS_RIGHT = 200  # of each exercise, over all its right solutions
@@ -81,3 +83,8 @@ def test_every_right_solution_is_accepted(name):
     for seed in range(SEEDS_RIGHT):
         result = run_checks(find(name), styles[seed % len(styles)], seed)
         assert result.verdict == "passed", f"seed {seed}, style {seed % len(styles)} (0 is the solution)\n{result}"
+
+
+def test_the_page_for_teachers_is_up_to_date():
+    page = Path(__file__).parents[2] / "docs" / "mistakes.md"
+    assert page.read_text(encoding="utf-8") == table(), "write it anew: python -m tests.exercises.mistakes"

@@ -18,6 +18,8 @@ import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from minivit.exercises import find, names
+
 ALL: dict[str, list["Solution"]] = {}  # exercise -> its solutions
 
 
@@ -61,3 +63,23 @@ def solutions(exercise):
         if error.name != f"tests.exercises.mistakes.{exercise}":
             raise
     return ALL.get(exercise, [])
+
+
+def table():
+    """The catalogue as a page for teachers, docs/mistakes.md; `python -m tests.exercises.mistakes` writes it."""
+    lines = [
+        "# What students get wrong", "",
+        "By exercise: what a wrong solution does, and the code that the check gives to its cause. All of them are tried in the",
+        "tests, where their code is (`tests/exercises/mistakes/`); this page is written from there.",
+    ]  # fmt: skip
+    for name in names():
+        lines += ["", f"## {find(name).number}. {find(name).title} (`{name}`)", "", f"Teaches: {find(name).teaches}", ""]
+        lines += ["| function | a wrong solution | cause |", "|---|---|---|"]
+        for solution in solutions(name):
+            if solution.codes:
+                functions = ", ".join(f"`{function}`" for function in solution.functions)
+                what = solution.what.replace("|", "\\|")
+                lines.append(f"| {functions} | {what} | {' or '.join(f'`{code}`' for code in solution.codes)} |")
+        right = [solution.what for solution in solutions(name) if not solution.codes]
+        lines += ["", f"Accepted as right, among others: {'; '.join(right)}."]
+    return "\n".join(lines) + "\n"

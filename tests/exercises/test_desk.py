@@ -1,0 +1,118 @@
+"""From a notebook: statement, start, check; hints get stronger, and nothing is overwritten."""
+
+import numpy as np
+import pytest
+
+import minivit as mv
+from minivit.exercises import desk
+from minivit.exercises.exercise import find
+
+
+@pytest.fixture(autouse=True)
+def no_attempts(monkeypatch):
+    monkeypatch.setattr(desk, "_met", {})
+
+
+def product_backward(g, x, y):
+    return g * x, g * y
+
+
+def test_the_statement_is_the_whole_page():
+    text = mv.exercises.statement("product")
+    assert text.startswith(find("product").title)
+    assert "product_backward(g, x, y)" in text
+
+
+def test_hints_get_stronger_with_attempts():
+    first, second = find("product").hints["swapped_inputs"]
+    assert [mv.exercises.check("product", product_backward).hint for _ in range(3)] == [first, second, second]
+    assert mv.exercises.check("product", product_backward, hint=0).hint == ""
+    assert mv.exercises.check("product", product_backward, hint=1).hint == first
+
+
+def test_another_mistake_begins_with_its_first_hint():
+    mv.exercises.check("product", product_backward)
+    mv.exercises.check("product", product_backward)
+    forgot = {"product_backward": lambda g, x, y: (y.copy(), x.copy())}["product_backward"]
+    forgot.__name__ = "product_backward"
+    assert mv.exercises.check("product", forgot).hint == find("product").hints["cotangent_ignored"][0]
+
+
+def test_only_what_is_given_is_checked():
+    def reuse_backward(g, x, y):
+        return g * (2 * x + y), g * x
+
+    result = mv.exercises.check("product", reuse_backward)
+    assert result.verdict == "passed"
+    assert [outcome.function for outcome in result.outcomes] == ["reuse_backward"]
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("by zero"), SystemExit(3), RecursionError("deep")])
+def test_it_never_raises_what_a_student_raises(error):
+    def product_backward(g, x, y):
+        raise error
+
+    result = mv.exercises.check("product", product_backward)
+    assert result.findings[0].code in ("raised", "exited")
+    assert "raise error" in str(result)
+    assert result.hint == ""
+
+
+def test_it_shows_itself():
+    result = mv.exercises.check("product", product_backward)
+    text = str(result)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "hint: " in text
+    html = result._repr_html_()
+    assert html.count("<tr>") == 1
+    assert html.count("<table>") == html.count("</table>")
+    assert "swapped_inputs" in html
+
+    def reuse_backward(g, x, y):
+        raise NotImplementedError
+
+    assert "to fill in: reuse_backward" in mv.exercises.check("product", reuse_backward)._repr_html_()
+
+
+def test_a_result_survives_json():
+    result = mv.exercises.check("product", product_backward)
+    import json
+
+    again = mv.exercises.Result.from_dict(json.loads(json.dumps(result.as_dict())))
+    assert str(again) == str(result)
+    assert [f.code for f in again.findings] == [f.code for f in result.findings]
+
+
+def test_evidence_becomes_plain():
+    from minivit.exercises.result import plain
+
+    assert plain({"a": (np.float64(1), np.arange(2), None, {3}, object)}) == {"a": [1.0, [0, 1], None, [3], str(object)]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        (("product",), TypeError, "give at least one of product_backward, reuse_backward"),
+        (("produt", product_backward), ValueError, "did you mean 'product'"),
+        (("product", np.sin), ValueError, "'sin' is not one of 'product'"),
+        (("product", 3), TypeError, "got int"),
+    ],
+)
+def test_bad_arguments(arguments, error, says):
+    with pytest.raises(error, match=says):
+        mv.exercises.check(*arguments)
+    with pytest.raises(ValueError, match="hint"):
+        mv.exercises.check("product", product_backward, hint=3)
+
+
+def test_start_never_overwrites(tmp_path):
+    path = mv.exercises.start("product", tmp_path / "new" / "folder")
+    assert path.read_text().endswith(find("product").start)
+    path.write_text("my work\n")
+    with pytest.raises(FileExistsError, match="nothing was written"):
+        mv.exercises.start("product", path.parent)
+    assert path.read_text() == "my work\n"
+    mv.exercises.start("product", path.parent, force=True)
+    path.write_text("my second work\n")
+    mv.exercises.start("product", path.parent, force=True)
+    assert [p.read_text() for p in sorted(path.parent.glob("*backup*"))] == ["my work\n", "my second work\n"]
