@@ -95,8 +95,8 @@ def transposes(project_backward, rng: np.random.Generator) -> list[Finding]:
     g = rng.normal(size=(2, 3, 5))
     ge = project_backward(g.copy(), p.copy(), e.copy())[1]
     if ge.shape == e.shape and np.allclose(ge, p.reshape(4, 6) @ g.reshape(6, 5)):
-        return [Finding("reshaped_not_transposed", "the gradient of e is the product of p reshaped to (D, B N) with g: the rows "
-                        "of that matrix are no features", {"came": "p.reshape(D, -1) @ g"})]  # fmt: skip
+        return [Finding("reshaped_not_transposed", "the gradient of e is the product of p reshaped to (D, B N) with g: the "
+                        "rows of that matrix are no features", {"came": "p.reshape(D, -1) @ g"})]  # fmt: skip
     return []
 
 
