@@ -467,13 +467,13 @@ def _findings(
     """The causes found at this point and confirmed at another one nearby, then the faults of form, then the rest."""
     if not wrong:
         return faults
+    if isinstance(problem, HandWritten) and (proven := overwritten(problem, g, judged, wrong)):
+        return [*proven, *faults]
     points = [_point(problem, problem.inputs, y, g, analytic, judged, other)]
     second = _second_point(problem, g, rng, rtol, limit, wrong, form.usable)
     if second is not None:
         points.append(second)
     certain = [f for f in faults if f.code in ("nondeterministic", "mutated_input", "overwritten")]
-    if isinstance(problem, HandWritten) and not certain:
-        certain = overwritten(problem, g, judged, wrong)
     causes = _inside(problem, rtol, limit) or diagnose(points, wrong)
     rest = [f for f in faults if f not in certain and not (causes and f.code == "unexplained")]
     findings = [*certain, *causes, *rest]
