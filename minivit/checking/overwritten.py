@@ -58,7 +58,7 @@ def changed_by_the_backward(problem: HandWritten, g: Array) -> list[Finding]:
     kept = [p for p in places(problem.f, problem.vjp) if p.key not in other or not same(p.value, other[p.key])]
     values = [p.value.copy() for p in kept]
     first = _gradient(problem, g)
-    changed = [(p, v) for p, v in zip(kept, values) if not same(p.get(), v)]
+    changed = [(p, v) for p, v in zip(kept, values) if isinstance(p.get(), np.ndarray) and not same(p.get(), v)]
     if first is None or not changed:
         return []
     second = _gradient(problem, g)

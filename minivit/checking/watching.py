@@ -14,7 +14,7 @@ import os
 import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -114,7 +114,8 @@ def _get(box: Any, key: Any) -> Any:
 
 
 def _set(box: Any, key: Any, value: Any) -> None:
-    box[key] = value
+    with suppress(IndexError):  # taken from a list meanwhile
+        box[key] = value
 
 
 def _set_in_tuple(box: tuple[Any, ...], k: int, put: Callable[[Any], None], value: Any) -> None:
@@ -259,7 +260,7 @@ class Watch:
             file, line = self.at
             h.versions.append(Version(place.value.copy(), line, linecache.getline(file, line).strip()[:60], not there))
             h.last = place.value
-            h.versions[1:-16] = []  # of a long loop the end is enough
+            h.versions[8:-8] = []  # of a long loop its begin and its end are enough
 
 
 def _locals(frame: types.FrameType) -> list[Place]:
