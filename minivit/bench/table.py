@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from minivit.bench.measure import Row
 from minivit.bench.peers import PEERS, installed
-from minivit.bench.timing import machine
+from minivit.bench.timing import machine, same_threads
 
 _READ = """\
 Under a peer's name: its time over minivit's, so above 1 minivit is faster. "products": minivit's time over that of its
@@ -58,7 +58,8 @@ def _left_out() -> list[str]:
 
 
 def _facts(rows: Sequence[Row]) -> dict[str, str]:
-    facts = {"threads": ", ".join(sorted({str(row.threads) for row in rows})) + ", the same for all", **machine()}
+    with same_threads(rows[0].threads):
+        facts = {"threads": f"{rows[0].threads}, the same for all", **machine()}
     busy = max((row for row in rows if row.others is not None), key=lambda row: row.others or 0.0, default=None)
     if busy is not None and busy.others is not None:
         facts["other programs"] = f"kept at most {busy.others:.2f} cores busy ({busy.name})"

@@ -21,7 +21,8 @@ def candidate(problem: Problem) -> Candidate:
         raise ValueError("MyGrad has no erf: make the model with gelu='tanh'")
     p = {name: mg.tensor(value) for name, value in model.state_dict().items()}
 
-    half, one, a, b = map(np.float32, (0.5, 1, math.sqrt(2 / math.pi), 0.044715))  # bare numbers would make it go on in float64
+    float32: Any = np.float32  # bare numbers would make it go on in float64
+    half, one, a, b = float32(0.5), float32(1), float32(math.sqrt(2 / math.pi)), float32(0.044715)
 
     def gelu(x: Any) -> Any:
         return x * half * (mg.tanh((x * x * x * b + x) * a) + one)
