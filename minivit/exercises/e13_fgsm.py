@@ -108,7 +108,7 @@ def moves(attack, rng, towards):
         return [Finding("sign_of_zero", f"where the gradient is 0, {np.count_nonzero(d[where])} pixels are moved all the same",
                         {"moved": int(np.count_nonzero(d[where]))})]  # fmt: skip
     if near(came, np.clip(x + change, x.min(), x.max())):
-        return [Finding("wrong_box", f"pixels stop at {x.min():.3g} and {x.max():.3g}, the least and the largest of this batch; "
+        return [Finding("wrong_box", f"pixels stop at {x.min():.3g} and {x.max():.3g}, the least and the largest of the batch; "
                         "black is 0 and white is 1", {})]  # fmt: skip
     if near(d, np.maximum(change, 0)):
         return [Finding("clipped_perturbation", "no pixel becomes darker: a change that should be negative is 0", {})]
@@ -141,7 +141,7 @@ def stays_in_box(attack, rng, towards):
 
 
 def rise(function, rng):
-    g, eps = rng.normal(size=SHAPE), 0.2
+    g, eps = rng.normal(size=SHAPE), 0.17
     came = np.asarray(function(g.copy(), eps))
     pixels = (1, 2)
     guesses = (
