@@ -43,7 +43,7 @@ def check_file(
         path: of the file.
         exercise: its name; None: the file says so itself.
         seed: of the inputs.
-        time_limit: in seconds, for everything together.
+        time_limit: in seconds, for running the file and all checks.
         all_of_them: goes on after a check that failed.
 
     Raises:
@@ -66,7 +66,7 @@ def check_file(
         answer, trace = Path(folder, "answer.json"), Path(folder, "trace.txt")
         orders = {"path": str(path), "exercise": name, "seed": seed, "all": all_of_them, "time_limit": time_limit,
                   "answer": str(answer), "trace": str(trace)}  # fmt: skip
-        code, printed = _run(json.dumps(orders), time_limit + 5)  # the other process stops itself first, and says where
+        code, printed = _run(json.dumps(orders), time_limit + 10)  # the other process stops itself first, and says where
         try:
             result = Result.from_dict(json.loads(answer.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError):

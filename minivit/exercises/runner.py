@@ -26,13 +26,14 @@ def main(orders: str) -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    exercise = find(order["exercise"])  # before the clock starts
     with open(order["trace"], "w") as trace:
         faulthandler.dump_traceback_later(order["time_limit"], file=trace, exit=True)  # says where an endless loop is
         path = Path(order["path"])
         sys.path.append(str(path.parent))  # the student's own modules beside the file, after everything else
-        found = read(path, order["exercise"])
+        found = read(path, exercise.name)
         if not isinstance(found, Result):
-            found = run_checks(find(order["exercise"]), found, order["seed"], all_of_them=order["all"])
+            found = run_checks(exercise, found, order["seed"], all_of_them=order["all"])
         faulthandler.cancel_dump_traceback_later()
     Path(order["answer"]).write_text(json.dumps(found.as_dict()), encoding="utf-8")
     with contextlib.suppress(Exception):

@@ -63,6 +63,7 @@ def test_it_shows_itself():
     text = str(result)
     assert max(map(len, text.splitlines())) <= 80
     assert "hint: " in text
+    assert "reproduce" not in text, "the inputs are the exercise's"
     html = result._repr_html_()
     assert html.count("<tr>") == 1
     assert html.count("<table>") == html.count("</table>")

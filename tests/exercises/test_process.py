@@ -105,7 +105,7 @@ def test_an_exception_shows_the_lines_of_the_student_alone(attempt):
 def test_an_endless_loop_is_stopped_and_its_line_named(attempt, text, line):
     began = time.monotonic()
     result = attempt(text, time_limit=0.5)
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 30
     assert result.findings[0].code == "time_limit"
     assert "0.5 s" in str(result)
     assert any(part in result.failing.report for part in line.split("|"))
