@@ -153,6 +153,14 @@ HINTS = {
         "Multiply all features by 10: by what does your result change, and by what should it?",
         "n has variance 1. Compute the variance of yours; which power of the variance do you divide by?",
     ),
+    "layer_norm:missing_term": (
+        "The difference is the same for every token. What is added to every token alike?",
+        "Compare your result with the last of the three formulas, symbol by symbol.",
+    ),
+    "missing_term": (
+        "Which path from x, weight or bias to y have you not walked back?",
+        "Draw the graph of the three formulas with all arrows, and tick off one term for each.",
+    ),
     "layer_norm_term": (
         "If one feature of a token grows, what else in the formula for n moves with it?",
         "The mean and the variance are no constants. Each is an average over all D features, so each sends something back "
