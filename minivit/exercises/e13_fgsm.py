@@ -96,7 +96,7 @@ def moves(attack, rng, towards):
     came = attack(x.copy(), y.copy(), eps, loss_gradient)
     g = towards * loss_gradient(x, y)
     change = eps * np.sign(g)
-    if not isinstance(came, np.ndarray) or came.shape != x.shape:
+    if not isinstance(came, np.ndarray) or (came.shape, came.dtype) != (x.shape, x.dtype):
         return explain_values(came, x + change, inputs=[x])
     d = came - x
     if near(d, change):
@@ -116,6 +116,10 @@ def moves(attack, rng, towards):
         if near(d, factor * change) or (factor > 1 and near(came, np.clip(x + factor * change, 0, 1))):
             return [Finding("eps_rescaled", f"the pixels move by {text}; eps and the pixels are on the same scale already",
                             {"factor": factor})]  # fmt: skip
+    if near(came / 255, x + change):
+        return [Finding("pixels_rescaled", "the result is 255 times the right one: pixels of 0 to 255", {})]
+    if near(255 * came, np.rint(255 * came)):
+        return [Finding("rounded", "all pixels are whole multiples of 1/255, those of x are not", {})]
     if near(d, np.broadcast_to(d[0], d.shape)) and np.ptp(change, axis=0).any():
         return [Finding("same_for_all_images", "every image of the batch is changed in the same way", {})]
     cosine = (d * g).sum(axis=(1, 2)) / np.sqrt((d**2).sum(axis=(1, 2)) * (g**2).sum(axis=(1, 2)))
@@ -197,6 +201,14 @@ HINTS = {
     "eps_rescaled": (
         "On which scale are the pixels of x, and on which is eps?",
         "Both are between 0 and 1; eps = 8/255 has been divided already. Look for another 255 in your code.",
+    ),
+    "pixels_rescaled": (
+        "On which scale are the pixels of x?",
+        "The result is to be compared with x and shown to the same model. Look for a 255 in your code.",
+    ),
+    "rounded": (
+        "Which values may a pixel of an array of floats have?",
+        "Saving an image as a file rounds it to 256 gray levels. Here nothing is saved, and half of a small eps may be lost.",
     ),
     "clipped_perturbation": (
         "What has to lie in [0, 1], the change or the image?",

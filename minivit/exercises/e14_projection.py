@@ -96,7 +96,7 @@ def in_the_ball(function, rng, norm):
     linf, l2 = np.clip(v, -EPS, EPS), shrunk(v, per_image)
     right, other = (linf, l2) if norm == "linf" else (l2, linf)
     came = function(z.copy(), x.copy(), EPS)
-    if not isinstance(came, np.ndarray) or came.shape != x.shape:
+    if not isinstance(came, np.ndarray) or (came.shape, came.dtype) != (x.shape, x.dtype):
         return explain_values(came, x + right, inputs=[x])
     if near(came, x + right):
         return []
@@ -160,7 +160,7 @@ def in_ball_and_box(function, rng):
         z[:, 0, :2] = -0.2, 1.1
         came = function(z.copy(), x.copy(), EPS, norm)
         expected = np.clip(ball(z, x, EPS), 0, 1)
-        if not isinstance(came, np.ndarray) or came.shape != x.shape:
+        if not isinstance(came, np.ndarray) or (came.shape, came.dtype) != (x.shape, x.dtype):
             return explain_values(came, expected, inputs=[x])
         boxed = came.min() >= -1e-9 and came.max() <= 1 + 1e-9
         out = _out_of_ball(came, x, norm)

@@ -110,7 +110,7 @@ def steepest(function, rng, norm):
     g, alpha = rng.normal(size=SHAPE), 0.3
     g[0] *= 10
     came, expected = function(g.copy(), alpha, norm), step(g, alpha, norm)
-    if not isinstance(came, np.ndarray) or came.shape != g.shape:
+    if not isinstance(came, np.ndarray) or (came.shape, came.dtype) != (g.shape, g.dtype):
         return explain_values(came, expected, inputs=[g])
     if near(came, expected):
         return []
@@ -157,7 +157,7 @@ def uniform_start(function, rng):
     eps, seed = 0.2, int(rng.integers(2**31))
     x = rng.uniform(0.3, 0.7, size=(5, 8, 9))
     came = function(x.copy(), eps, np.random.default_rng(seed))
-    if not isinstance(came, np.ndarray) or came.shape != x.shape:
+    if not isinstance(came, np.ndarray) or (came.shape, came.dtype) != (x.shape, x.dtype):
         return explain_values(came, x, inputs=[x])
     d = (came - x) / eps  # should be uniform in [-1, 1]
     if np.abs(came).max() <= eps * (1 + 1e-9):
@@ -211,7 +211,7 @@ def walk(function, rng):
 
             came = function(watched, x.copy(), y.copy(), start.copy(), EPS, alpha, steps, norm)
             expected = pgd(loss_gradient, x, y, start, EPS, alpha, steps, norm)
-            if not isinstance(came, np.ndarray) or came.shape != x.shape:
+            if not isinstance(came, np.ndarray) or (came.shape, came.dtype) != (x.shape, x.dtype):
                 return explain_values(came, expected, inputs=[x])
             if not near(came, expected):
                 return _first_fault(came, expected, asked, loss_gradient, x, y, start, alpha, steps, norm)
@@ -311,6 +311,10 @@ HINTS = {
         "There are two places in the loop where the norm matters. Does it reach both?",
         'Attack once with "linf" and once with "l2": which of your calls does not know the difference?',
     ),
+    "step:constant_factor": (
+        "How long is your step? How long should it be?",
+        "The direction is right, and the factor is the same for all images. Which argument have you not used, or used twice?",
+    ),
     "largest_entry": (
         "How far does the pixel with the smallest gradient go in your step? And how long is the whole step?",
         "The largest entry is the length in l_inf. Neither of the two formulas divides by it.",
@@ -372,7 +376,7 @@ HINTS = {
         "A pixel of 0.02 and a change of -0.2: what comes out?",
         "The start is an image, too. Lead it back to where images are.",
     ),
-    "pgd:wrong_sign": (
+    "wrong_sign": (
         "Is the loss to rise or to fall?",
         "It is called projected gradient descent, but what does the lecture's formula have between x_adv and alpha?",
     ),

@@ -32,6 +32,16 @@ def fgsm(x, y, eps, loss_gradient):
     return np.clip(x + eps * 255 * np.sign(loss_gradient(x, y)), 0, 1)
 
 
+@wrong("pixels_rescaled", "returns pixels of 0 to 255")
+def fgsm(x, y, eps, loss_gradient):
+    return np.clip(255 * x + 255 * eps * np.sign(loss_gradient(x, y)), 0, 255)
+
+
+@wrong("rounded", "rounds to the 256 gray levels of a file")
+def fgsm(x, y, eps, loss_gradient):
+    return np.rint(255 * np.clip(x + eps * np.sign(loss_gradient(x, y)), 0, 1)) / 255
+
+
 @wrong("outside_box", "does not clip at all")
 def fgsm(x, y, eps, loss_gradient):
     return x + eps * np.sign(loss_gradient(x, y))
