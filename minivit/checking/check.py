@@ -467,7 +467,7 @@ def _findings(
     """The causes found at this point and confirmed at another one nearby, then the faults of form, then the rest."""
     if not wrong:
         return faults
-    if isinstance(problem, HandWritten) and (proven := overwritten(problem, g, judged, wrong)):
+    if proven := overwritten(problem, g, judged, wrong):
         return [*proven, *faults]
     points = [_point(problem, problem.inputs, y, g, analytic, judged, other)]
     second = _second_point(problem, g, rng, rtol, limit, wrong, form.usable)
