@@ -53,8 +53,8 @@ def is_module(f: Any) -> bool:
     return all(isinstance(p, Tensor) for _, p in f.named_parameters())
 
 
-def check_module(model: Module, inputs: Sequence[Any], order: int, seed: int, rtol: float, max_elements: int) -> Report:
-    """`gradcheck(model, *inputs)`; what it takes, returns and raises is said there."""
+def check_module(model: Any, inputs: Sequence[Any], order: int, seed: int, rtol: float, max_elements: int) -> Report:
+    """`gradcheck(model, *inputs)` of a Module; what it takes, returns and raises is said there."""
     with _borrowed(model, seed) as weights:
         root = _Call.of(model, inputs, weights)
         total = sum(x.size for x in root.arrays)

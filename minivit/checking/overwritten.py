@@ -12,36 +12,40 @@ back in its place. Only where the gradient is then right was that the mistake.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
-from minivit.autograd import Tensor
+from minivit.autograd import Node, Op, Tensor, grad
 from minivit.autograd.engine import _ancestors
+from minivit.backend import is_array, to_device, to_numpy
 from minivit.checking.form import Form, form_of_call
 from minivit.checking.report import Finding
 from minivit.checking.watching import History, Watch, others_in, places, same
 
 if TYPE_CHECKING:
     from minivit.checking.check import Judged
-    from minivit.checking.problem import HandWritten
+    from minivit.checking.problem import HandWritten, Problem, Recorded
 
 Array = np.ndarray
 _MOST_TRIES = 60
 
 
-def overwritten(problem: HandWritten, g: Array, judged: Sequence[Judged], wrong: Sequence[int]) -> list[Finding]:
+def overwritten(problem: Problem, g: Array, judged: Sequence[Judged], wrong: Sequence[int]) -> list[Finding]:
     """Why the gradients of the inputs `wrong` are wrong, if it is a value that was overwritten.
 
     Args:
-        problem: a forward with a backward by hand.
+        problem: a forward with a backward by hand, or a function of operations.
         g: the cotangent.
         judged: the numeric gradients, one per input.
         wrong: positions of the inputs whose gradient is wrong.
     """
     comparable = [i for i in wrong if len(judged[i].n)]
-    if not comparable:
+    if not comparable or problem.derivative > 1:
         return []
+    if not hasattr(problem, "vjp"):
+        return _in_the_graph(cast("Recorded", problem), g, judged, comparable)
+    problem = cast("HandWritten", problem)
     return _in_the_forward(problem, g, judged, comparable) or _in_the_backward(problem, g, judged, comparable)
 
 
@@ -147,6 +151,81 @@ def _in_the_backward(problem: HandWritten, g: Array, judged: Sequence[Judged], w
                                "an array of its own")  # fmt: skip
                     return [Finding("overwritten", message, {"input": name, **evidence})]
     return []
+
+
+class _Kept(NamedTuple):
+    """Copies of what the graph kept of one operation, as it was then."""
+
+    node: Node
+    args: tuple[Any, ...]
+    out: Any
+
+    @classmethod
+    def of(cls, node: Node) -> _Kept:
+        assert node.args is not None
+        args = tuple(Tensor(a.data.copy(), a.requires_grad) if isinstance(a, Tensor) else _copy(a) for a in node.args)
+        for new, old in zip(args, node.args):
+            if isinstance(new, Tensor):
+                new.version = old.version
+        return cls(node, args, _copy(node.out))
+
+    def changed(self) -> list[str]:
+        """Which of it was changed in place since."""
+        names = [f"its input {self.node.op.inputs[min(i, len(self.node.op.inputs) - 1)]}" for i in range(len(self.args))]
+        pairs = [*zip(names, self.node.args or (), self.args), ("its result", self.node.out, self.out)]
+        return [name for name, now, then in pairs if is_array(getattr(then, "data", None) if isinstance(then, Tensor) else then)
+                and not same(_array(now), _array(then))]  # fmt: skip
+
+
+def _in_the_graph(problem: Recorded, g: Array, judged: Sequence[Judged], wrong: Sequence[int]) -> list[Finding]:
+    """What the graph kept of an operation was changed in place, by a later one or between them."""
+    kept: list[_Kept] = []
+    changes: list[tuple[_Kept, str, str]] = []
+    operation: Any = Op
+    call = operation.__call__
+
+    def look(when: str) -> None:
+        changes.extend((k, what, when) for k in kept for what in k.changed()[:1])
+        kept[:] = [k for k in kept if all(k is not c for c, _, _ in changes)]
+
+    def watched(op: Op, *args: Any, **options: Any) -> Any:
+        look(f"before `{op.name}` was called")
+        out = call(op, *args, **options)
+        look(f"by `{op.name}`")
+        if isinstance(out, Tensor) and out.node is not None and out.node.args is not None:
+            kept.append(_Kept.of(out.node))
+        return out
+
+    tensors = problem._tensors(problem.inputs, True)
+    operation.__call__ = watched
+    try:
+        y = problem.function(*tensors)
+        look("at the end")
+    except Exception:
+        return []
+    finally:
+        operation.__call__ = call
+    if not changes:
+        return []
+    for k, _, _ in changes:
+        k.node.args, k.node.out = k.args, k.out
+    came = [np.array(to_numpy(t.data)) for t in grad(y, tensors, to_device(g, y.device))]
+    helped = [i for i in wrong if _right(came[i], judged[i])]
+    if not helped or not all(_right(came[i], j) for i, j in enumerate(judged) if i not in wrong and len(j.n)):
+        return []
+    k, what, by = changes[0]
+    name = problem.names[helped[0]]
+    message = (f"{what}, which `{k.node.op.name}` had kept for the backward, was changed in place {by}; with the value from "
+               f"before, the gradient of {name} is right. Operations return new arrays")  # fmt: skip
+    return [Finding("overwritten", message, {"input": name, "place": f"{what} of {k.node.op.name}"})]
+
+
+def _copy(value: Any) -> Any:
+    return value.copy() if is_array(value) else value
+
+
+def _array(value: Any) -> Any:
+    return to_numpy(value.data if isinstance(value, Tensor) else value)
 
 
 def _overwriting(h: History, k: int) -> tuple[str, str, dict[str, Any]]:

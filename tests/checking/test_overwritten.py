@@ -37,7 +37,9 @@ def in_a_dict():
 
 def on_one_line():
     def forward(x):
+        # fmt: off
         y = np.exp(x); saved["y"] = y; y *= 2; return y  # noqa: E702
+        # fmt: on
 
     return forward, lambda g, x: 2 * g * saved["y"], "saved['y']", "y *= 2"
 
@@ -148,7 +150,7 @@ def by_another_array():
     def backward(g, x):
         return g * np.cos(saved["h"]) * saved["h"]
 
-    return forward, backward, "saved['h']", "saved[\"h\"] = np.sin(saved[\"h\"])"
+    return forward, backward, "saved['h']", 'saved["h"] = np.sin(saved["h"])'
 
 
 def through_a_view():
@@ -232,6 +234,36 @@ def test_a_tensor_assigned_to_after_it_was_used():
     report = report_on(f, None)
     assert report.findings[0].code == "overwritten"
     assert "was assigned to after the forward pass" in report.findings[0].message
+
+
+@mv.op
+def double_(x):
+    x *= 2
+    return x
+
+
+@double_.vjp
+def _(g):
+    return 2 * g
+
+
+def test_an_operation_that_changes_what_another_kept():
+    report = report_on(lambda x: double_(mv.ops.exp(x)) + 1, None)
+    assert report.findings[0].code == "overwritten", str(report)
+    assert "its result, which `exp` had kept for the backward, was changed in place by `double`" in report.findings[0].message
+    assert mv.gradcheck(lambda x: double_(mv.ops.sin(x)) + 1, X).verdict == "right"  # sin did not keep its result
+
+
+def test_data_changed_behind_the_graph():
+    def f(x):
+        y = mv.ops.exp(x)
+        z = y * 3.0
+        np.negative(y.data, out=y.data)
+        return z
+
+    finding = report_on(f, None).findings[0]
+    assert finding.code == "overwritten", finding
+    assert "was changed in place at the end" in finding.message
 
 
 # ---- right: nothing is said ----
