@@ -46,7 +46,8 @@ def _ratios(ax: Any, rows: Sequence[Row]) -> None:
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
     ax.set_yticks(range(len(rows)), [row.name for row in rows])
     ax.invert_yaxis()
-    ax.set(xlabel="their time over minivit's (right of 1: minivit is faster)", title="how many times as fast; bars: quartiles of their times")
+    ax.set(xlabel="their time over minivit's (right of 1: minivit is faster)",
+           title="how many times as fast; bars: quartiles of their times")
     ax.grid(axis="x", which="both", alpha=0.3)
     if ax.get_legend_handles_labels()[0]:
         ax.legend()

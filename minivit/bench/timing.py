@@ -105,11 +105,7 @@ def cores_of_others() -> Iterator[Callable[[], float | None]]:
     """Gives a function: how many cores other programs kept busy since; None where /proc does not tell."""
 
     def now() -> tuple[float, float]:
-        with open("/proc/stat") as lines:
-            user, nice, system, _, _, irq, softirq, *_ = map(int, lines.readline().split()[1:])
-        mine = os.times()
-        busy = (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
-        return time.perf_counter(), busy - sum(mine[:4])  # this process and the children it waited for
+        return time.perf_counter(), _busy_seconds() - sum(os.times()[:4])  # this process and the children it waited for
 
     try:
         start, before = now()
@@ -122,6 +118,13 @@ def cores_of_others() -> Iterator[Callable[[], float | None]]:
         return max(after - before, 0.0) / max(end - start, 1e-9)
 
     yield others
+
+
+def _busy_seconds() -> float:
+    """Processor time of everything since the system started."""
+    with open("/proc/stat") as lines:
+        user, nice, system, _, _, irq, softirq, *_ = map(int, lines.readline().split()[1:])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
 def machine() -> dict[str, str]:

@@ -95,18 +95,38 @@ def test_pytorch_has_the_same_threads():
     assert torch.get_num_threads() == before
 
 
+def test_the_next_one_starts_from_a_quiet_process(monkeypatch):
+    order = []
+    monkeypatch.setattr(timing, "settle", lambda: order.append("-"))
+    mv.bench.alternate({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=2, min_seconds=0)
+    assert "".join(order) == "-a-a-b-b" + 2 * "-a-b"
+
+
 def test_cores_of_others_leaves_out_our_own(monkeypatch):
+    monkeypatch.setattr(timing.time, "perf_counter", iter([10.0, 12.0]).__next__)
+    monkeypatch.setattr(timing, "_busy_seconds", iter([100.0, 104.0]).__next__)
+    times = iter([(1.0, 0.5, 0.25, 0.25, 7.0), (2.0, 1.0, 1.0, 1.0, 99.0)])
+    monkeypatch.setattr(timing.os, "times", times.__next__)
     with timing.cores_of_others() as others:
-        start = time.perf_counter()
-        while time.perf_counter() - start < 0.3:
-            pass
-    share = others()
-    if share is None:
+        pass
+    assert others() == (4 - 3) / 2
+
+
+def test_the_busy_time_of_all_includes_ours():
+    try:
+        before = timing._busy_seconds()
+    except OSError:
         pytest.skip("there is no /proc/stat here")
-    monkeypatch.setattr(timing.os, "times", lambda: (0.0, 0.0, 0.0, 0.0, 0.0))
-    with timing.cores_of_others() as everybody:
-        start = time.perf_counter()
-        while time.perf_counter() - start < 0.3:
-            pass
-    assert everybody() > 0.5  # now our own core counts as another program's
-    assert share >= 0
+    start = time.process_time()
+    while time.process_time() - start < 0.2:
+        pass
+    assert timing._busy_seconds() - before > 0.15
+
+
+def test_where_nobody_tells_how_busy_others_are(monkeypatch):
+    def missing():
+        raise FileNotFoundError
+
+    monkeypatch.setattr(timing, "_busy_seconds", missing)
+    with timing.cores_of_others() as others:
+        assert others() is None
