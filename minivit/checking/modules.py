@@ -32,7 +32,7 @@ Array = np.ndarray
 _DIRECTIONS = 3
 _CALLS = 4  # of one module within one call of its parent that are looked at
 _CLOSELY = 3  # places whose parameters and elements are looked at; others are named only
-_WORST = 4  # tensors of one place whose elements are looked at
+_WORST = 4  # tensors of one layer whose elements are looked at; of a module with parts, half as many
 _DECIDES = 1e-5  # relative error bar up to which differences along a direction decide
 
 
@@ -520,7 +520,7 @@ def _closely(root: _Call, place: _Call, search: _Search, max_elements: int) -> t
 def _worst(place: _Call, search: _Search) -> list[int] | None:
     """Positions of the inputs and parameters that are wrong along a direction of their own; None if none is."""
     wrong = [i for i, x in enumerate(place.arrays) if x.size and search.look(place, [i], 2).suspect]
-    return wrong[:_WORST] or None
+    return wrong[: _WORST // 2 if place.has_parts() else _WORST] or None
 
 
 def _placed(report: Report, root: _Call, place: _Call) -> Report:
