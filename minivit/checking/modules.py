@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,7 +34,6 @@ _DIRECTIONS = 3
 _CALLS = 4  # of one module within one call of its parent that are looked at
 _CLOSELY = 3  # places whose parameters and elements are looked at; others are named only
 _WORST = 4  # tensors of one layer whose elements are looked at; of a module with parts, half as many
-_DECIDES = 1e-5  # relative error bar up to which differences along a direction decide
 
 
 class Module(Protocol):
@@ -379,7 +379,7 @@ class _Search:
             line = _Line(problem, x, d, g, y, analytic, self.rtol)
             disagreement = line.disagreement()
             if not disagreement <= 1:
-                return _Look(True, closer=line.closer)
+                return _Look(True, closer=cache(line.closer))
             worst = max(worst, line.error)
         return _Look(False, error=worst)
 
@@ -422,10 +422,7 @@ class _Line:
         noise = max(noise, np.finfo(np.float64).eps * self.size)
         judge = self._judge(noise)
         r = refine(self, noise, 4 * judge.step)
-        verdict = judge.verdict(self.slope, r, self.scale)
-        if verdict == "unsure" and 5 * r.bar <= _DECIDES * max(self.scale, abs(r.value)):
-            verdict = "right"
-        return verdict, r, noise / self.size if self.size else 0.0
+        return judge.verdict(self.slope, r, self.scale), r, noise / self.size if self.size else 0.0
 
 
 # ---- what is wrong there, and the report ----

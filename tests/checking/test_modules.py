@@ -116,6 +116,23 @@ def test_a_fault_of_form_is_found_by_name_too():
     assert report.findings[0].message.startswith("in blocks.1.attn.qkv (Linear): affine.vjp: the gradient of b has shape")
 
 
+def test_a_rule_that_changes_its_cotangent_is_found_by_name():
+    @mv.op
+    def twice(x):
+        return 2 * x
+
+    @twice.vjp
+    def _(g):
+        return np.multiply(g, 2, out=g) if isinstance(g, np.ndarray) else 2 * g
+
+    model = vit()
+    proj = model.blocks[0].attn.proj
+    proj.forward = lambda x: twice(ops.linear(x, proj.weight, proj.bias))
+    report = failure(model, IMAGES)
+    assert report.findings[0].code == "mutated_input"
+    assert report.findings[0].message.startswith("in blocks.0.attn.proj (Linear): twice.vjp changed its cotangent in place")
+
+
 @pytest.mark.parametrize("leave", [lambda t: t.detach(), lambda t: mv.Tensor(t.data), lambda t: t.data])
 def test_leaving_the_graph_between_the_parts_of_a_module(leave):
     model = vit()
@@ -361,6 +378,27 @@ def test_frozen_parameters_are_constants():
     model.head.weight.requires_grad = False
     assert mv.gradcheck(model, IMAGES).verdict == "right"
 
+    class Gate(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+            self.on = nn.Parameter(np.ones(1))
+            self.on.requires_grad = False
+
+        def forward(self, x):
+            assert self.on.data[0] == 1.0
+            return self.fc(x)
+
+    assert mv.gradcheck(Gate(), np.ones((2, 4))).counts["total"] == 28
+
+
+def test_a_long_batch_is_cut_short_to_look_closely():
+    model = vit()
+    put(model.blocks[1].mlp.fc2, by_input=-1)
+    report = failure(model, rng.random((7, 8, 8, 1)), max_elements=100)
+    assert report.shape == (3, 3, 32)
+    assert report.findings[0].code == "wrong_sign"
+
 
 def test_kink_and_rounding_are_inconclusive():
     class Kink(nn.Module):
@@ -374,3 +412,15 @@ def test_kink_and_rounding_are_inconclusive():
 
     report = mv.gradcheck(Kink(), np.zeros((1, 3)))
     assert (report.verdict, [f.code for f in report.findings]) == ("inconclusive", ["kink"])
+
+    class Rounds(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(3, 3)
+            self.then = nn.Linear(3, 1)
+
+        def forward(self, x):
+            return self.then(ops.astype(ops.astype(self.fc(x), dtype="float32"), dtype="float64"))
+
+    report = mv.gradcheck(Rounds(), rng.random((2, 3)))
+    assert (report.verdict, [f.code for f in report.findings]) == ("inconclusive", ["float32_noise"])

@@ -341,8 +341,21 @@ def consumes_a_stack():
     return forward, lambda g, x: g * stack.pop()
 
 
-RIGHT = [reads_the_latest, refills_one_buffer, changed_on_purpose, keeps_a_copy, fills_what_it_kept,
-         works_in_place_on_its_own, consumes_a_stack]  # fmt: skip
+def counts_its_calls():
+    def forward(x):
+        saved.update(y=np.exp(x), scratch=np.zeros(3), calls=0)
+        return saved["y"].copy()
+
+    def backward(g, x):
+        saved["calls"] += 1
+        saved["scratch"] += 1
+        return g * saved["y"] * saved["calls"]
+
+    return forward, backward
+
+
+RIGHT = [counts_its_calls, reads_the_latest, refills_one_buffer, changed_on_purpose, keeps_a_copy,
+         fills_what_it_kept, works_in_place_on_its_own, consumes_a_stack]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", RIGHT, ids=[c.__name__ for c in RIGHT])
