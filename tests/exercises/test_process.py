@@ -83,6 +83,7 @@ def test_each_fault_is_explained(attempt, text, code, says):
     assert says in str(result)
     assert "minivit/" not in str(result), "only the student's own lines"
     assert "Traceback" not in str(result)
+    assert len(str(result).splitlines()) < 40
 
 
 def test_an_exception_shows_the_lines_of_the_student_alone(attempt):
