@@ -58,6 +58,9 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     **{(op, "keepdims or i not in axes  ->  keepdims"): "the rule calls it with keepdims=True only" for op in ("sum", "max")},
     ("broadcast_to", "reshape(g.sum(axis=axes), shape=x_shape) if axes else g  ->  "
                      "reshape(g.sum(axis=axes), shape=x_shape)"): "a sum over no axes is a copy",
+    **{(op, "() if piece.whole else ((gk, gk_), (gv, gv_))  ->  ((gk, gk_), (gv, gv_))"):
+       "of a whole head the share is the gradient itself: it is written onto itself"
+       for op in ("scaled_dot_product_attention", "multi_head_attention")},
     ("layer_norm", "0  ->  1"): "stands for a gradient that nobody needs; the engine drops it",
     ("engine", "if owned and (not create_graph) and total.ndim: total += g return (total, True)  ->  "
                "if False: total += g return (total, True)"): _SPEED,

@@ -308,7 +308,8 @@ def _cross_entropy(rng):
 
 @sampler("scaled_dot_product_attention")
 def _attention(rng):
-    B, h, N, M, d, dv = (int(i) for i in rng.integers(1, 4, 6))
+    B, h, M, d, dv = (int(i) for i in rng.integers(1, 4, 5))
+    N = int(rng.integers(1, 12))
     args = (_normal(rng, B, h, N, d), _normal(rng, B, h, M, d), _normal(rng, B, h, M, dv))
     bias = _bias(rng, h, N, M)
     return Sample((*args, bias), {"scale": _scale(rng)}, (0, 1, 2) if bias is None else (0, 1, 2, 3))
@@ -316,7 +317,8 @@ def _attention(rng):
 
 @sampler("multi_head_attention")
 def _multi_head_attention(rng):
-    B, h, N, d = (int(i) for i in rng.integers(1, 4, 4))
+    B, h, d = (int(i) for i in rng.integers(1, 4, 3))
+    N = int(rng.integers(1, 12))
     bias = _bias(rng, h, N, N)
     options = {"num_heads": h, "scale": _scale(rng)}
     return Sample((_normal(rng, B, N, 3 * h * d), bias), options, (0,) if bias is None else (0, 1))

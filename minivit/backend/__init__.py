@@ -18,7 +18,15 @@ from minivit.backend.arrays import (
     to_device,
     to_numpy,
 )
-from minivit.backend.blocks import blocks, for_blocks, for_shares, num_threads, set_num_threads, single_threaded_blas
+from minivit.backend.blocks import (
+    blocks,
+    for_blocks,
+    for_pieces,
+    for_shares,
+    num_threads,
+    set_num_threads,
+    single_threaded_blas,
+)
 from minivit.backend.buffers import empty, empty_like
 from minivit.backend.kernels import gpu_kernel, kernel
 
@@ -30,6 +38,7 @@ __all__ = [
     "empty",
     "empty_like",
     "for_blocks",
+    "for_pieces",
     "for_shares",
     "gpu_kernel",
     "gpu_status",

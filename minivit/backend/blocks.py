@@ -7,16 +7,19 @@ it computes, so each core takes the next one. On a GPU there is one block: the w
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Any
+from itertools import product
+from typing import Any, NamedTuple
 
 import numpy as np
 
 BLOCK_BYTES = 1 << 19  # per array: small enough for a second-level cache, long enough that threads seldom meet at the lock
+_GPU_BLOCK_BYTES = 1 << 28  # enough to keep a GPU busy
 _WORTH_BYTES = 1 << 20  # below this, waking a thread costs more than it brings
 _WORTH_OPERATIONS = 8e6  # multiply-accumulates of a product that is cut
 
@@ -41,6 +44,41 @@ def for_blocks(work: Callable[[slice], Any], rows: int, row_bytes: int, xp: Any 
     return _run(work, list(blocks(rows, row_bytes)), rows * row_bytes >= _WORTH_BYTES)
 
 
+class Piece(NamedTuple):
+    """Part of an array (B, h, N, M): some `whole` matrices, or some rows of one.
+
+    `parts` index what stays in cache at a time.
+    """
+
+    images: slice
+    heads: slice
+    rows: slice
+    whole: bool
+    parts: list[tuple[slice, slice, slice]]
+
+
+def pieces(shape: tuple[int, int, int, int], itemsize: int, xp: Any = np) -> list[Piece]:
+    """Cuts an array of shape (B, h, N, M): as many images or heads at a time as stay in cache, or part of one head.
+
+    On a GPU, where everything at once is quickest, what is cut is only what would take too much memory.
+    """
+    B, h, N, M = shape
+    cached = max(1, (BLOCK_BYTES if xp is np else _GPU_BLOCK_BYTES) // max(M * itemsize, 1))  # rows
+    images, heads, rows = max(1, cached // max(h * N, 1)), min(h, max(1, cached // max(N, 1))), min(N, 8 * cached)
+    found = []
+    for b, i, r in product(range(0, B, images), range(0, h, heads), range(0, N, max(rows, 1))):
+        which, stop = (slice(b, b + images), slice(i, i + heads)), min(r + rows, N)
+        parts = [(*which, slice(s, min(s + cached, stop))) for s in range(r, stop, cached)]
+        found.append(Piece(*which, slice(r, stop), rows == N, parts))
+    return found
+
+
+def for_pieces(work: Callable[[Piece], Any], shape: tuple[int, int, int, int], itemsize: int, xp: Any = np) -> list[Any]:
+    """`[work(piece) for piece in pieces(...)]`, like `for_blocks`."""
+    todo = pieces(shape, itemsize, xp)
+    return _run(work, todo, math.prod(shape) * itemsize >= _WORTH_BYTES) if xp is np else [work(piece) for piece in todo]
+
+
 def for_shares(work: Callable[[slice], Any], rows: int, operations: float, xp: Any = np) -> list[Any]:
     """`work(share)` for one share of `range(rows)` per thread: for one large matrix product, cut along one axis.
 
@@ -54,7 +92,7 @@ def for_shares(work: Callable[[slice], Any], rows: int, operations: float, xp: A
     return _run(work, [slice(i, min(i + step, rows)) for i in range(0, rows, step)] or [slice(0, 0)], shares > 1)
 
 
-def _run(work: Callable[[slice], Any], todo: list[slice], worth_it: bool) -> list[Any]:
+def _run(work: Callable[[Any], Any], todo: list[Any], worth_it: bool) -> list[Any]:
     if len(todo) < 2 or not worth_it or num_threads() < 2:
         with single_threaded_blas:
             return [work(block) for block in todo]

@@ -451,8 +451,8 @@ def _undecided(problem: Problem, judged: list[Judged], noise: float, rtol: float
                             f"{name}; choose inputs inside its domain", evidence))  # fmt: skip
         elif 1e-10 < noise < 1e-2:
             findings.append(Finding("float32_noise", f"the function's values carry a relative noise of {noise:.1e}: it is not "
-                            f"computed in float64 throughout (float32 rounds by {np.finfo(np.float32).eps:.0e}). If it were, the "
-                            f"gradient of {name} could be checked", evidence))  # fmt: skip
+                            f"computed in float64 throughout (float32 rounds by {np.finfo(np.float32).eps:.0e}). If it were, "
+                            f"the gradient of {name} could be checked", evidence))  # fmt: skip
         else:
             findings.append(Finding("inconclusive", f"{len(j.unsure)} elements of {name} differ by up to {worst:.1e}, within a "
                             f"few error bars (± {bar:.1e}): the differences have not converged there; choose other inputs or "
@@ -483,7 +483,7 @@ def _findings(
         j = judged[i]
         with np.errstate(all="ignore"):
             ratio = (j.a / j.n)[j.wrong & (j.n != 0)]
-        text = f"; analytic / numeric lies between {ratio.min():.4g} and {ratio.max():.4g}" if ratio.size else ""
+        text = f"; analytic / numeric lies between {ratio.min():.6g} and {ratio.max():.6g}" if ratio.size else ""
         unequal = f"{int(j.wrong.sum())} of {len(j.elements)} elements looked at"
         findings = [Finding("unexplained", f"the gradient of {problem.names[i]} is wrong in {unequal}{text}",
                             {"input": problem.names[i], "wrong": int(j.wrong.sum())})]  # fmt: skip

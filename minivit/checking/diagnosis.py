@@ -56,7 +56,7 @@ def diagnose(points: Sequence[Point], wrong: Sequence[int]) -> list[Finding]:
                 keys = {(h.code, h.key) for h in test(p, i)} if hints and p.a[i] is not None else set()
                 hints = [h for h in hints if (h.code, h.key) in keys]
             for hint in hints:
-                if hint.code != "unexplained":
+                if hint.code != "unexplained" or hint.evidence.get("step"):
                     explained.add(i)
                 if test in _SETTLES:
                     settled.add(i)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minivit.checking.point import Array, Hint, Point, fit, known_factor, reduced_lengths
+from minivit.checking.point import Array, Hint, Point, fit, known_factor, reduced_lengths, spreads
 from minivit.checking.tracing import Step
 
 
@@ -79,7 +79,7 @@ def paths(p: Point, i: int) -> Iterator[Hint]:
         return
     walk = Walk(steps, p.g, i)
     edges = [e for e in walk.edges if e.share.any() and np.isfinite(e.share).all()]
-    for find in (_cut, _normalizers, _several_times, _local_derivative, _two_cut, _skipped, _another_value):
+    for find in FINDERS:
         for hint in find(p, i, walk, edges):
             yield hint
             return
@@ -203,13 +203,29 @@ def _skipped(p: Point, i: int, walk: Walk, edges: list[Edge]) -> Iterator[Hint]:
                             return
 
 
+def _all_but_a_constant(p: Point, i: int, walk: Walk, edges: list[Edge]) -> Iterator[Hint]:
+    """Of the local derivative of one step only a constant is left: of ½ x the ½, say."""
+    rest = p.a[i] - p.n[i]
+    for e in edges:
+        for through in _spread_back(walk.cotangent(e.step), e.parent.value.shape):
+            share = walk.to_input(e.parent, through)
+            if share.any():
+                c = float(np.sum((rest + e.share) * share) / np.sum(share * share))
+                if abs(c) > 1e-6 and _explains(p, i, c * share - e.share, free=3):
+                    key = "constant", e.step.index, e.slot, f"{c:.5g}"
+                    yield Hint("missing_factor", key, f"the gradient of {p.names[i]} is what comes out if the local derivative "
+                               f"of {_way(e)} is taken for the constant {c:.6g}",
+                               {"path": _way(e), "constant": c})  # fmt: skip
+                    return
+
+
 def _another_value(p: Point, i: int, walk: Walk, edges: list[Edge]) -> Iterator[Hint]:
     """A step is differentiated at the value of another one."""
-    steps = {s.index: s for e in edges for s in (e.parent, e.step)}
+    steps = p.steps() or []
     tried = 0
     for e in edges:
         values = [s.value for s in e.step.parents]
-        for slot, s in itertools.product(range(len(values)), steps.values()):
+        for slot, s in itertools.product(range(len(values)), steps):
             if s is e.step.parents[slot] or s.value.shape != values[slot].shape or e.parent.value.size > 64 or tried > 80:
                 continue
             tried += 1
@@ -218,8 +234,8 @@ def _another_value(p: Point, i: int, walk: Walk, edges: list[Edge]) -> Iterator[
             wrong = Step(e.step.value, others, e.step.call, e.step.name, e.step.elementwise).jacobian(e.slot)
             if _explains(p, i, walk.to_input(e.parent, wrong.T @ walk.cotangents[e.step.index]) - e.share):
                 belongs = e.step.parents[slot]
-                yield Hint("unexplained", ("value", e.step.index, slot, s.index), f"the gradient of {p.names[i]} is what comes "
-                           f"out if, going back through {e.step}, the value of {s} is used where that of {belongs} belongs",
+                yield Hint("unexplained", ("value", e.step.index, slot, s.index), f"the gradient of {p.names[i]} is what "
+                           f"comes out if, going back through {e.step}, the value of {s} is used in the place of {belongs}",
                            {"used": str(s), "belongs": str(belongs)})  # fmt: skip
                 return
 
@@ -265,21 +281,28 @@ def normalized_axis(y: Array) -> int | None:
 def _normalizers(p: Point, i: int, walk: Walk, edges: list[Edge]) -> Iterator[Hint]:
     """A step that is a softmax, or a normalization, of an earlier step: differentiated as if it were something simpler."""
     steps = {e.parent.index: e.parent for e in edges} | {e.step.index: e.step for e in edges}
+    weights = [(s, s.value) for s in p.steps() or () if not s.parents and s.value.all()]
     for y in (steps[k] for k in sorted(steps, reverse=True)):
-        for kind, axis in (("softmax", softmax_axis(y.value)), ("normalization", normalized_axis(y.value))):
+        g, by_weight = walk.cotangent(y), [(w, v) for w, v in weights if v.ndim == 1 and spreads(v.shape, y.value.shape)]
+        for kind, of, weight, factor in (("softmax", "", None, 1.0), ("normalization", "", None, 1.0),
+                                         *(("normalization", f" / {w}", w, v) for w, v in by_weight)):  # fmt: skip
+            n = y.value / factor
+            axis = softmax_axis(n) if kind == "softmax" else normalized_axis(n)
             if axis is None:
                 continue
-            x = next((s for k, s in sorted(steps.items()) if k < y.index and s.value.shape == y.value.shape
-                      and _is(kind, s.value, y.value, axis)), None)  # fmt: skip
+            x = next((s for k, s in sorted(steps.items()) if k < y.index and s.value.shape == n.shape
+                      and _is(kind, s.value, n, axis)), None)  # fmt: skip
             if x is None:
                 continue
-            g = walk.cotangent(y)
-            guesses = _softmax_guesses(g, y.value, axis) if kind == "softmax" else _norm_guesses(g, x.value, y.value, axis)
+            guesses = _softmax_guesses(g, n, axis) if kind == "softmax" else _norm_guesses(g * factor, x.value, n, axis)
             right = next(guesses)[1]
+            if weight is not None:
+                unweighted = list(_norm_guesses(g, x.value, n, axis))[0][1]
+                guesses = itertools.chain([("missing_factor", unweighted, f"without the factor {weight}")], guesses)
             for code, q, text in guesses:
                 if _explains(p, i, walk.to_input(x, q - right)):
                     yield Hint(code, (kind, y.index, text), f"the gradient of {p.names[i]} is what comes out if the {kind} "
-                               f"{y} is differentiated so: {text}", {"step": str(y), "axis": axis})  # fmt: skip
+                               f"{y}{of} is differentiated so: {text}", {"step": str(y), "axis": axis})  # fmt: skip
                     return
 
 
@@ -305,18 +328,18 @@ def _softmax_guesses(g: Array, y: Array, axis: int) -> Iterator[tuple[str, Array
         if other != axis:
             yield ("unexplained", y * (g - np.sum(g * y, axis=other, keepdims=True)),
                    f"p (g - Σ g p) with the sum over axis {other} instead of axis {axis}")  # fmt: skip
-    yield "unexplained", y * (g - np.sum(g, axis=axis, keepdims=True)), "p (g - Σ g), without p under the sum"
+    yield "missing_factor", y * (g - np.sum(g, axis=axis, keepdims=True)), "p (g - Σ g), without p under the sum"
 
 
 def _norm_guesses(g: Array, x: Array, y: Array, axis: int) -> Iterator[tuple[str, Array, str]]:
     c = x - x.mean(axis=axis, keepdims=True)
     r = np.sum(y * c, axis=axis, keepdims=True) / np.sum(c * c, axis=axis, keepdims=True)  # 1 / √(variance + ε)
     mean, variance = g.mean(axis=axis, keepdims=True), y * np.mean(g * y, axis=axis, keepdims=True)
-    n, both = x.shape[axis], "both depend on x"
+    n = x.shape[axis]
     yield "", r * (g - mean - variance), "right"
-    yield "layer_norm_term", r * g, f"neither the mean nor the variance is differentiated, though {both}"
-    yield "layer_norm_term", r * (g - mean), f"the variance is not differentiated, though {both}"
-    yield "layer_norm_term", r * (g - variance), f"the mean is not differentiated, though {both}"
+    yield "layer_norm_term", r * g, "neither the mean nor the variance is differentiated, though both depend on x"
+    yield "layer_norm_term", r * (g - mean), "the variance is not differentiated, though it depends on x"
+    yield "layer_norm_term", r * (g - variance), "the mean is not differentiated, though it depends on x"
     yield "missing_factor", g, "g itself, without a derivative"
     yield "missing_factor", g - mean - variance, "without the factor 1/σ in front"
     yield "mean_vs_sum", r * (g - n * mean - n * variance), "with sums where means belong"
@@ -355,3 +378,6 @@ def _kind(walk: Walk, e: Edge) -> tuple[str, str]:
             if ratio == later.value.shape[normalized_axis(later.value) or -1]:
                 return "layer_norm_term", ": the mean and the variance of a normalization depend on every input"
     return "missing_term", ": that term of the derivative is missing"
+
+
+FINDERS = (_cut, _normalizers, _several_times, _local_derivative, _two_cut, _skipped, _all_but_a_constant, _another_value)

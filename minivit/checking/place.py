@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from minivit.autograd import unbroadcast
-from minivit.checking.point import Array, Hint, Point, and_factor, axes_text
+from minivit.checking.point import Array, Hint, Point, and_factor, axes_text, spreads
 
 
 def missing_broadcast_sum(p: Point, i: int) -> Iterator[Hint]:
@@ -16,6 +16,15 @@ def missing_broadcast_sum(p: Point, i: int) -> Iterator[Hint]:
     if not p.full[i] or p.derivative > 1:
         return
     if a.shape != n.shape:
+        if spreads(n.shape, a.shape) and a.size > n.size:
+            c = p.proportion(i, unbroadcast(a, n.shape))
+            if c is not None:
+                lead = a.ndim - n.ndim
+                axes = (*range(lead), *(lead + k for k, m in enumerate(n.shape) if m == 1 and a.shape[lead + k] > 1))
+                yield Hint("missing_broadcast_sum", axes, f"the gradient of {p.names[i]} has shape {a.shape}; summed over "
+                           f"{axes_text(axes)}, along which the input was broadcast, it is the numeric one{and_factor(c)}",
+                           {"axes": axes, "factor": c})  # fmt: skip
+                return
         for k in range(1, a.ndim + 1):
             for axes in itertools.combinations(range(a.ndim), k):
                 for keep in (False, True):
@@ -115,8 +124,19 @@ def permuted(p: Point, i: int) -> Iterator[Hint]:
 
 def assigned_not_added(p: Point, i: int) -> Iterator[Hint]:
     columns = p.columns[i]
-    if columns is None or not p.full[i] or p.a[i].shape != p.n[i].shape:
+    if columns is None or not p.full[i] or p.a[i].shape != p.n[i].shape or p.derivative > 1:
         return
+    for axis in range(p.y.ndim):
+        for which, position in (("first", 0), ("last", -1)):
+            only = np.zeros(p.g.shape)
+            here = tuple(position if k == axis else slice(None) for k in range(p.y.ndim))
+            only[here] = p.g[here]
+            share = (columns @ only.reshape(-1)).reshape(p.n[i].shape)
+            if p.y.shape[axis] > 1 and share.all() and p.explains(i, share, p.a[i]):
+                yield Hint("assigned_not_added", (axis, position), f"the gradient of {p.names[i]} is what the {which} of "
+                           f"{p.y.shape[axis]} slices along axis {axis} of the result contributes, not the sum over all: `=` "
+                           "where `+=` is needed?", {"axis": axis, "which": which})  # fmt: skip
+                return
     if ((np.abs(columns) > 1e-9).sum(axis=0) > 1).any():  # an output made of several elements: nothing was just looked up
         return
     parts = columns * p.g.reshape(1, -1)  # what each output contributes to each element

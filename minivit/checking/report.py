@@ -90,7 +90,7 @@ _HEADER = ["element", "x", "analytic", "numeric ± bar", "abs err", "rel err", "
 _WIDTHS = [9, 9, 12, 20, 7, 7, 8]  # with the spaces between them, 78 columns
 
 
-@dataclass
+@dataclass(repr=False)
 class Report:
     """What a gradient check found.
 
@@ -164,6 +164,8 @@ class Report:
         for line in self._tail():
             lines += textwrap.wrap(line, 79, initial_indent="  ", subsequent_indent="    ")
         return "\n".join(lines)
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         def row(cells: Sequence[str], tag: str) -> str:

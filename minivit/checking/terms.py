@@ -44,13 +44,13 @@ def layer_norm_term(p: Point, i: int) -> Iterator[Hint]:
         if not p.explains(i, r * (h - mean - variance)):
             continue
         for guess, text in (
-            (r * h, "neither the mean nor the variance is differentiated"),
-            (r * (h - mean), "the variance is not differentiated"),
-            (r * (h - variance), "the mean is not differentiated"),
+            (r * h, "neither the mean nor the variance is differentiated, though both depend on x"),
+            (r * (h - mean), "the variance is not differentiated, though it depends on x"),
+            (r * (h - variance), "the mean is not differentiated, though it depends on x"),
         ):
             if p.explains(i, guess, a):
-                yield Hint("layer_norm_term", text, f"the gradient of {p.names[i]} of a normalization: {text}, though both "
-                           "depend on x", {"eps": eps})  # fmt: skip
+                yield Hint("layer_norm_term", text, f"the gradient of {p.names[i]} of a normalization: {text}",
+                           {"eps": eps})  # fmt: skip
                 return
 
 

@@ -128,12 +128,58 @@ def test_large_arguments_do_not_overflow():
     assert mv.ops.cross_entropy(x, np.array([1])) == 2000
 
 
-def test_fused_operations_in_several_blocks(monkeypatch):
-    """The loops over blocks that stay in cache, with blocks of a row or two; samples are too small to have more than one."""
+@pytest.mark.parametrize("block_bytes", [1, 100, 400, 1000, 1 << 19])
+@pytest.mark.parametrize("bias_shape", [None, (21, 5), (3, 21, 5)])
+def test_attention_in_pieces_of_any_size(monkeypatch, block_bytes, bias_shape):
+    """A few queries of one head, a few heads, a few images at a time: always the reference, on one thread and on three."""
     from minivit.backend import blocks
 
-    monkeypatch.setitem(blocks.__globals__, "BLOCK_BYTES", 64)
-    for name in ("gelu", "layer_norm", "scaled_dot_product_attention", "multi_head_attention"):
-        for seed in range(20):
-            for check in (properties.first_order, properties.fused_is_its_reference):
-                properties.run(name, check, seed)
+    monkeypatch.setitem(blocks.__globals__, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setitem(blocks.__globals__, "_WORTH_BYTES", 1)
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=shape) for shape in ((2, 3, 21, 4), (2, 3, 5, 4), (2, 3, 5, 2))]
+    if bias_shape is not None:
+        arrays.append(rng.normal(size=bias_shape))
+    g = rng.normal(size=(2, 3, 21, 2))
+    op = mv.ops.scaled_dot_product_attention
+
+    def results(f):
+        tensors = [mv.Tensor(a, requires_grad=True) for a in arrays]
+        y = f(*tensors)
+        return [t.numpy() for t in (y, *mv.grad(y, tensors, g))]
+
+    expected = results(op.reference)
+    try:
+        for threads in (1, 3):
+            mv.backend.set_num_threads(threads)
+            first, again = results(op), results(op)
+            for a, b, c in zip(first, again, expected):
+                np.testing.assert_array_equal(a, b)
+                np.testing.assert_allclose(a, c, rtol=1e-11, atol=1e-12)
+    finally:
+        mv.backend.set_num_threads(None)
+
+
+def test_attention_to_a_single_key_does_not_depend_on_scores():
+    rng = np.random.default_rng(0)
+    q, k, v = (mv.Tensor(rng.normal(size=(2, 3, n, 4)), requires_grad=True) for n in (5, 1, 1))
+    gq, gk, gv = mv.grad(mv.ops.scaled_dot_product_attention(q, k, v), [q, k, v], rng.normal(size=(2, 3, 5, 4)))
+    assert max(np.abs(gq.numpy()).max(), np.abs(gk.numpy()).max()) < 1e-15 * 10
+    assert np.abs(gv.numpy()).max() > 0.1
+
+
+def test_attention_keeps_memory_that_grows_with_the_tokens_and_not_with_their_square():
+    import tracemalloc
+
+    def peak(tokens):
+        qkv = mv.Tensor(np.zeros((1, tokens, 24)), requires_grad=True)
+        tracemalloc.start()
+        y = mv.ops.multi_head_attention(qkv, num_heads=2)
+        mv.grad(y, [qkv], y)
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return size
+
+    one_head = 3000 * 3000 * 8
+    peak(100)  # what is made once
+    assert peak(3000) < one_head / 4

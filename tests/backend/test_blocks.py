@@ -316,3 +316,18 @@ def test_the_operations_above_do_use_threads(two_threads, monkeypatch):
         seen.clear()
         results(name, 2)
         assert True in seen, name
+
+
+@pytest.mark.parametrize("block_bytes", [1, 40, 200, 5000, 1 << 19])
+@pytest.mark.parametrize("shape", [(2, 3, 21, 5), (7, 1, 2, 3), (1, 4, 1, 1), (3, 2, 100, 6)])
+def test_pieces_cover_everything_once(monkeypatch, block_bytes, shape):
+    monkeypatch.setattr(module, "BLOCK_BYTES", block_bytes)
+    by_piece, by_part = np.zeros(shape[:3], int), np.zeros(shape[:3], int)
+    for piece in module.pieces(shape, 8):
+        by_piece[piece.images, piece.heads, piece.rows] += 1
+        assert piece.whole == (piece.rows == slice(0, shape[2]))
+        for part in piece.parts:
+            by_part[part] += 1
+            assert by_part[part].size * shape[3] * 8 <= max(block_bytes, shape[3] * 8)
+    assert (by_piece == 1).all()
+    assert (by_part == 1).all()

@@ -99,6 +99,11 @@ def layer_norm(x, weight, bias):
     return normal * weight + bias
 
 
+def layer_norm_in_one_line(x, weight, bias):
+    centered = x - x.mean(-1, keepdims=True)
+    return weight * centered / np.sqrt((centered * centered).mean(-1, keepdims=True) + 1e-5) + bias
+
+
 def layer_norm_backward(mistake=""):
     def backward(g, x, weight, bias):
         r = 1 / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
@@ -178,6 +183,7 @@ QKV, SQUARE, NORM, BLOCK = [(4, 3), (5, 3), (5, 2)], [(4, 4)] * 3, [(4, 5), (5,)
 
 WRONG = [
     ("gelu_pdf_term", gelu, lambda g, x: g * cdf(x), [(5,)], ["missing_term"]),
+    ("gelu_no_x", gelu, lambda g, x: g * (cdf(x) + pdf(x)), [(5,)], ["missing_factor"]),
     ("gelu_cdf_term", gelu, lambda g, x: g * x * pdf(x), [(5,)], ["missing_term"]),
     ("gelu_pdf_factor", gelu, lambda g, x: g * (cdf(x) + x * np.exp(-x * x / 2)), [(5,)], ["constant_factor"]),
     ("gelu_tanh_inner", gelu_tanh, gelu_tanh_backward(inner=False), [(5,)], ["missing_factor"]),
@@ -207,6 +213,9 @@ WRONG = [
         ("no_variance", "layer_norm_term"), ("neither", "layer_norm_term"), ("sum_for_mean", "mean_vs_sum"),
         ("sign_of_mean", "wrong_sign"), ("x_for_normal", "unexplained"), ("weight_not_summed", "missing_broadcast_sum"),
         ("bias_not_summed", "missing_broadcast_sum"), ("batch_mean", "mean_vs_sum"), ("swapped", "swapped_inputs")]),
+    *((f"norm_in_one_line_{name}", layer_norm_in_one_line, layer_norm_backward(name), NORM, [code]) for name, code in [
+        ("no_weight", "missing_factor"), ("no_sigma", "missing_factor"), ("no_mean", "layer_norm_term"),
+        ("no_variance", "layer_norm_term"), ("neither", "layer_norm_term"), ("sum_for_mean", "mean_vs_sum")]),
     ("norm_weight_by_row", layer_norm, layer_norm_backward("weight_by_row"), [(5, 5), (5,), (5,)], ["missing_broadcast_sum"]),
     *((f"block_{name}", block, block_backward(name), BLOCK, [code]) for name, code in [
         ("no_tanh", "missing_factor"), ("no_skip", "missing_term"), ("no_branch", "missing_term"),
@@ -239,6 +248,12 @@ WRONG = [
     ("quotient_sign", lambda x, y: x / y, lambda g, x, y: (g / y, g * x / y**2), [(5,), (5,)], ["wrong_sign"]),
     ("quotient_square", lambda x, y: x / y, lambda g, x, y: (g / y, -g * x / y), [(5,), (5,)], ["missing_factor"]),
     ("variance_not_centered", lambda x: x.var(-1), lambda g, x: 2 * g[:, None] * x / 4, [(3, 4)], ["missing_term"]),
+    ("last_image_only", lambda x, w: x @ w, lambda g, x, w: (g @ w.T, x[-1].T @ g[-1]), [(2, 3, 4), (4, 5)],
+     ["assigned_not_added"]),
+    ("both_broadcast", lambda x, y: x * y, lambda g, x, y: (g * y, (g * x).sum(1, keepdims=True)), [(4, 1), (3, 1, 5)],
+     ["missing_broadcast_sum"]),
+    ("softmax_no_p_in_the_sum", softmax, lambda g, x: softmax(x) * (g - g.sum(-1, keepdims=True)), [(3, 4)],
+     ["missing_factor"]),
     ("tanh_of_tanh", np.tanh, lambda g, x: g * (1 - np.tanh(np.tanh(x)) ** 2), [(5,)], ["unexplained"]),
 ]  # fmt: skip
 

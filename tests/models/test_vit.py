@@ -78,11 +78,11 @@ def test_logits_are_those_of_the_equations(name):
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_intermediates_equal_the_plain_forward_pass(name):
-    model = small("float32", **OPTIONS[name])
+    model = small(**OPTIONS[name])
     c = model.config
-    x = pictures(2, (*c.image_size, 3), "float32")
+    x = pictures(2, (*c.image_size, 3))
     logits, parts = model(x, intermediates=True)
-    np.testing.assert_allclose(logits.numpy(), model(x).numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(logits.numpy(), model(x).numpy(), rtol=1e-11, atol=1e-12)
     N = model.num_prefix + model.patch_embed.num_patches
     tokens = (2, N, c.embed_dim)
     shapes = {"patches": (2, model.patch_embed.num_patches, 48), "embedded": tokens}

@@ -13,7 +13,7 @@ import math
 from minivit.autograd.fused import fused
 from minivit.autograd.fused.softmax import softmax
 from minivit.autograd.primitives import getitem, matmul, reshape, swapaxes, transpose
-from minivit.backend import array_module, empty, for_blocks
+from minivit.backend import array_module, empty, for_pieces
 
 
 def attention_probabilities(q, k, bias=None, scale=None):
@@ -27,7 +27,7 @@ def scaled_dot_product_attention_reference(q, k, v, bias=None, *, scale=None):
     return matmul(attention_probabilities(q, k, bias, scale), v)  # (B, h, N, N) @ (B, h, N, d) -> (B, h, N, d)
 
 
-@fused(scaled_dot_product_attention_reference, saves=("probabilities",))
+@fused(scaled_dot_product_attention_reference, saves=("largest", "total"))
 def scaled_dot_product_attention(q, k, v, bias=None, *, scale=None, keep=False):
     """softmax(q kᵀ · scale + bias) v, for every head of every image.
 
@@ -46,15 +46,15 @@ def scaled_dot_product_attention(q, k, v, bias=None, *, scale=None, keep=False):
         )
     _check_bias(bias, (q.shape[1], q.shape[2], k.shape[2]))
     out = empty((*q.shape[:3], v.shape[3]), q.dtype, xp)
-    return out, (_attend(q, k, v, bias, scale, out, keep),)
+    return out, _attend(q, k, v, bias, scale, out, keep)
 
 
 @scaled_dot_product_attention.vjp
-def _(g, q, k, v, bias, scale, probabilities, needs):
+def _(g, q, k, v, bias, out, scale, largest, total, needs):
     xp = array_module(g)
     gq, gk, gv = (empty(x.shape, x.dtype, xp) for x in (q, k, v))
     gbias = xp.zeros_like(bias) if needs[3] else None
-    _attend_vjp(g, q, k, v, probabilities, scale, gq, gk, gv, gbias)
+    _attend_vjp(g, q, k, v, bias, out, scale, largest, total, gq, gk, gv, gbias)
     return gq, gk, gv, gbias
 
 
@@ -63,7 +63,7 @@ def multi_head_attention_reference(qkv, bias=None, *, num_heads, scale=None):
     return merge_heads(scaled_dot_product_attention_reference(q, k, v, bias, scale=scale))
 
 
-@fused(multi_head_attention_reference, saves=("probabilities",))
+@fused(multi_head_attention_reference, saves=("largest", "total"))
 def multi_head_attention(qkv, bias=None, *, num_heads, scale=None, keep=False):
     """Self-attention in every head, from packed projections: splits the heads, attends, concatenates the heads.
 
@@ -85,18 +85,18 @@ def multi_head_attention(qkv, bias=None, *, num_heads, scale=None, keep=False):
     out = empty((B, N, D3 // 3), qkv.dtype, xp)
     q, k, v = _head_views(qkv, 3, num_heads)
     (merged,) = _head_views(out, 1, num_heads)
-    return out, (_attend(q, k, v, bias, scale, merged, keep),)
+    return out, _attend(q, k, v, bias, scale, merged, keep)
 
 
 @multi_head_attention.vjp
-def _(g, qkv, bias, num_heads, scale, probabilities, needs):
+def _(g, qkv, bias, out, num_heads, scale, largest, total, needs):
     xp = array_module(g)
     g_qkv = empty(qkv.shape, qkv.dtype, xp)
     gbias = xp.zeros_like(bias) if needs[1] else None
-    (g_heads,) = _head_views(g, 1, num_heads)
+    (g_heads,), (out_heads,) = _head_views(g, 1, num_heads), _head_views(out, 1, num_heads)
     q, k, v = _head_views(qkv, 3, num_heads)
     gq, gk, gv = _head_views(g_qkv, 3, num_heads)
-    _attend_vjp(g_heads, q, k, v, probabilities, scale, gq, gk, gv, gbias)
+    _attend_vjp(g_heads, q, k, v, bias, out_heads, scale, largest, total, gq, gk, gv, gbias)
     return g_qkv, gbias
 
 
@@ -124,54 +124,85 @@ def _check_bias(bias, scores):
         raise ValueError(f"expected a bias of shape {scores} or {scores[1:]}, got {bias.shape}")
 
 
+# The N² scores of a head are never all in memory. Both directions walk over the queries in pieces whose scores fit into
+# the cache, and the second direction computes them again: of each row it needs only the largest score m and the total
+# of exp(s - m), which the first one keeps. So memory grows with N (Rabe and Staats 2021; Dao et al. 2022, section 3.1).
+
+
 def _attend(q, k, v, bias, scale, out, keep):
-    """Writes the result into `out`, a few images at a time so that their scores stay in cache. Returns A if `keep`."""
+    """Writes softmax(q kᵀ · scale + bias) v into `out`. Returns every row's largest score and total, (B, h, N, 1)."""
     xp = array_module(q)
-    B, h, N, d = q.shape
-    M = k.shape[2]
+    (B, h, N, d), M = q.shape, k.shape[2]
     scale = 1 / math.sqrt(d) if scale is None else scale
-    kept = empty((B, h, N, M), q.dtype, xp) if keep else None
+    largest, total = (xp.empty((B, h, N, 1), q.dtype) for _ in range(2)) if keep else (None, None)
 
-    def work(block):
-        n = block.stop - block.start
-        a = empty((n, h, N, M), q.dtype, xp) if kept is None else kept[block]
-        xp.matmul(q[block], k[block].swapaxes(-1, -2), out=a)  # (n, h, N, d) @ (n, h, d, M) -> (n, h, N, M)
-        a *= scale
-        if bias is not None:
-            a += bias
-        a -= a.max(axis=-1, keepdims=True)
-        xp.exp(a, out=a)
-        a /= a.sum(axis=-1, keepdims=True)
-        xp.matmul(a, v[block], out=out[block])  # (n, h, N, M) @ (n, h, M, d) -> (n, h, N, d)
+    def work(piece):
+        for at in piece.parts:
+            e = _scores(q, k, bias, scale, at)  # (n, h, r, M)
+            m = e.max(axis=-1, keepdims=True)
+            e -= m
+            xp.exp(e, out=e)
+            z = e.sum(axis=-1, keepdims=True)
+            xp.matmul(e, v[at[:2]], out=out[at])  # (n, h, r, M) @ (n, h, M, d) -> (n, h, r, d)
+            out[at] /= z  # here on d numbers, rather than on the M of a row of A
+            if largest is not None and total is not None:
+                largest[at], total[at] = m, z
 
-    for_blocks(work, B, h * N * M * q.itemsize, xp)
-    return kept
+    for_pieces(work, (B, h, N, M), q.itemsize, xp)
+    return largest, total
 
 
-def _attend_vjp(g, q, k, v, probabilities, scale, gq, gk, gv, gbias):
+def _attend_vjp(g, q, k, v, bias, out, scale, largest, total, gq, gk, gv, gbias):
     """Writes the gradients into gq, gk, gv; adds that of the bias to gbias. The steps of `_attend`, backwards."""
     xp = array_module(q)
-    B, h, N, d = q.shape
-    M = k.shape[2]
+    (B, h, N, d), M = q.shape, k.shape[2]
     scale = 1 / math.sqrt(d) if scale is None else scale
 
-    def work(block):
-        a, gb = probabilities[block], g[block]
-        xp.matmul(a.swapaxes(-1, -2), gb, out=gv[block])  # out = A V
-        ga = empty(a.shape, a.dtype, xp)
-        xp.matmul(gb, v[block].swapaxes(-1, -2), out=ga)
-        ga *= a  # A = softmax(S): ∂S = A (∂A - Σ ∂A A)
-        ga -= a * ga.sum(axis=-1, keepdims=True)
-        part = None if gbias is None else _sum_to(ga, gbias.shape)
-        ga *= scale  # S = scale · Q Kᵀ + bias
-        xp.matmul(ga, k[block], out=gq[block])
-        xp.matmul(ga.swapaxes(-1, -2), q[block], out=gk[block])
-        return part
+    def work(piece):
+        keys = piece.images, piece.heads
+        gk_, gv_ = (x[keys] if piece.whole else empty(x[keys].shape, x.dtype, xp) for x in (gk, gv))
+        gbias_ = []
+        for add, at in enumerate(piece.parts):
+            e = _scores(q, k, bias, scale, at)
+            e -= largest[at]
+            xp.exp(e, out=e)  # A = e / total
+            ge = g[at] / total[at]
+            _add_product(gv_, e.swapaxes(-1, -2), ge, add)  # out = A V
+            gs = xp.matmul(ge, v[keys].swapaxes(-1, -2), out=empty(e.shape, e.dtype, xp))
+            gs -= xp.einsum("bhnd,bhnd->bhn", ge, out[at])[..., None]  # out = A V, so this is Σ A ∂A over a row
+            gs *= e  # A = softmax(S): ∂S = A (∂A - Σ A ∂A)
+            if gbias is not None:
+                gbias_.append((at, gs.sum(axis=0) if gbias.ndim == 3 else gs.sum(axis=(0, 1))))
+            xp.matmul(gs, k[keys], out=gq[at])  # S = scale · Q Kᵀ + bias
+            gq[at] *= scale
+            _add_product(gk_, gs.swapaxes(-1, -2), q[at], add)
+        gk_ *= scale
+        return piece, gk_, gv_, gbias_
 
-    for part in for_blocks(work, B, h * N * M * q.itemsize, xp):
-        if gbias is not None:
-            gbias += part
+    for piece, gk_, gv_, gbias_ in for_pieces(work, (B, h, N, M), q.itemsize, xp):
+        keys = piece.images, piece.heads
+        for x, share in () if piece.whole else ((gk, gk_), (gv, gv_)):  # of some queries only: all are added up
+            x[keys] = x[keys] + share if piece.rows.start else share
+        for (_, heads, queries), part in gbias_:
+            gbias[(heads, queries)[3 - gbias.ndim :]] += part
 
 
-def _sum_to(ga, shape):
-    return ga.sum(axis=tuple(range(ga.ndim - len(shape))))
+def _scores(q, k, bias, scale, at):
+    """scale · Q Kᵀ + bias of some images, heads and queries."""
+    images, heads, queries = at
+    q = q[at] * scale  # here on d numbers, rather than on the M of a row
+    xp = array_module(q)
+    s = empty((*q.shape[:3], k.shape[2]), q.dtype, xp)
+    xp.matmul(q, k[images, heads].swapaxes(-1, -2), out=s)  # (n, h, r, d) @ (n, h, d, M) -> (n, h, r, M)
+    if bias is not None:
+        s += bias[(heads, queries)[3 - bias.ndim :]]
+    return s
+
+
+def _add_product(total, a, b, add):
+    """total += a b; or, the first time, total = a b."""
+    xp = array_module(total)
+    if add:
+        total += xp.matmul(a, b)
+    else:
+        xp.matmul(a, b, out=total)
