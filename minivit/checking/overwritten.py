@@ -118,7 +118,10 @@ def _in_the_forward(problem: HandWritten, g: Array, judged: Sequence[Judged], wr
 
 
 def _in_the_backward(problem: HandWritten, g: Array, judged: Sequence[Judged], wrong: Sequence[int]) -> list[Finding]:
-    """A gradient that the backward had right, and then wrote over."""
+    """A gradient that the backward had right, until it wrote another one into the same array.
+
+    A last step that spoils a gradient in an array of its own is a wrong step, and for the other causes to name.
+    """
     merged = _inputs(problem)
     try:
         _call(problem.f, merged)
@@ -133,6 +136,8 @@ def _in_the_backward(problem: HandWritten, g: Array, judged: Sequence[Judged], w
     if len(items) != len(judged):
         return []
     for i in wrong:
+        if not any(is_array(item) and np.may_share_memory(item, items[i]) for k, item in enumerate(items) if k != i):
+            continue
         for h in watch.changed():
             if h.last is not items[i]:
                 continue

@@ -24,6 +24,7 @@ from minivit.checking.differences import STEP
 Array = np.ndarray
 _LARGEST = 5000  # elements whose derivatives are measured one by one, over all steps
 _LARGEST_JACOBIAN = 400_000  # entries
+_MOST_STEPS = 120  # the causes are tried for every step, some for every two
 
 
 _NO_RECORD = ("fill", "item", "sort", "put", "tolist", "tobytes", "view", "resize", "partition")
@@ -123,6 +124,8 @@ def trace(f: Callable[..., Any], arguments: list[Any], active: Iterable[int], na
             stack += step.parents
     kept = [s for s in steps if s.index in needed or s.index < count]
     work = sum(p.value.size for s in kept if not s.elementwise for p in s.parents)
+    if len(kept) > _MOST_STEPS:
+        return None
     largest = max(s.value.size * p.value.size for s in kept for p in (*s.parents, *kept[:count]))
     if work > _LARGEST or largest > _LARGEST_JACOBIAN:
         return None
