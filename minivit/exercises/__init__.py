@@ -8,7 +8,7 @@
 and from a shell `minivit exercises list | start | check | status | handout`.
 
 One file eNN_name.py is one exercise (`e01_product.py` is the pattern). Around them, in reading order: `checks.py` (what
-is asked), `values.py` (why an array is not the expected one), `exercise.py` (reading such a file), `traces.py`,
+is asked), `values.py` (why an array is not the expected one), `marks.py`, `exercise.py` (reading such a file), `traces.py`,
 `result.py` (the answer), `desk.py` (for a student), `submission.py`, `runner.py`, `process.py` (files, each in a process
 of its own), `progress.py`, `course.py` (for a teacher).
 """

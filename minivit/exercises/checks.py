@@ -17,11 +17,13 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minivit.checking import Finding, GradcheckError, gradcheck
+from minivit.exercises.marks import MARKER, split
 from minivit.exercises.values import explain_values, values_text
 
 __all__ = ["Check", "Finding", "Gradient", "Property", "Values"]
@@ -90,8 +92,10 @@ class Gradient(Check):
             watched.give_up()
         if report.verdict == "right":
             return [], ""
-        if forward is None:  # its lines have other numbers in the student's file
-            report.findings = [f._replace(message=re.sub(r" \(line \d+\)", "", f.message)) for f in report.findings]
+        code = getattr(self.forward if forward is None else forward.function, "__code__", None)
+        if code is not None and Path(code.co_filename).parent == Path(__file__).parent:  # not the student's own
+            hidden = _Hidden(Path(code.co_filename), code.co_name)
+            report.findings = [hidden.finding(finding) for finding in report.findings]
         lines = str(report).splitlines()
         return report.findings, "\n".join(line for line in lines if not line.startswith("  reproduce:"))  # the inputs are ours
 
@@ -162,6 +166,27 @@ class Property(Check):
                              f"{type(error).__name__}: {error}", {"came": _kind(watched.result)})]  # fmt: skip
         watched.give_up()
         return found, values_text(self.function, found, None, None) if found else ""
+
+
+class _Hidden:
+    """Takes out of a finding what a student must not read, lines of the solution, and what means nothing to them, the
+    line numbers of our file."""
+
+    def __init__(self, file: Path, function: str) -> None:
+        given, solution = split(file.read_text(encoding="utf-8").partition(MARKER)[0])
+        self.lines = {line.strip() for line in solution} - {line.strip() for line in given}
+        self.function = function
+
+    def finding(self, finding: Finding) -> Finding:
+        evidence = {k: self.text(v) if isinstance(v, str) else v for k, v in finding.evidence.items()}
+        return finding._replace(message=self.text(finding.message), evidence=evidence)
+
+    def text(self, text: str) -> str:
+        return re.sub(r"`([^`]+)`(?: \(line \d+\))?", self._quoted, text)
+
+    def _quoted(self, match: re.Match[str]) -> str:
+        ours = any(line.startswith(match[1].removesuffix("...")) for line in self.lines)
+        return f"a step of {self.function}" if ours else f"`{match[1]}`"
 
 
 class Watched:

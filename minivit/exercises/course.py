@@ -14,7 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from minivit.exercises.exercise import BEGIN, Exercise, find, names, strip
+from minivit.exercises.exercise import Exercise, find, names, strip
+from minivit.exercises.marks import BEGIN
 from minivit.exercises.process import TIME_LIMIT, check_file
 from minivit.exercises.result import PASSED, Outcome, Result
 from minivit.io import atomic_write

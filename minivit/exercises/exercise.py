@@ -12,18 +12,15 @@ import difflib
 import importlib
 import pkgutil
 import re
-import textwrap
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 from minivit.exercises.checks import Check
+from minivit.exercises.marks import BEGIN, END, MARKER, split
 
 FOLDER = Path(__file__).parent
-MARKER = "# ---- what is checked: not handed out ----"
-BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
-STUB = ("# YOUR CODE HERE", "raise NotImplementedError()")
 MARK = "# minivit exercise: "  # opens a started file, so that it is known under any name
 
 _FILE = re.compile(r"e(\d\d)_([a-z][a-z0-9_]*)")
@@ -119,23 +116,7 @@ def handed_out(text: str) -> str:
 
 def strip(text: str) -> str:
     """The text with nbgrader's stub in the place of every solution."""
-    lines: list[str] = []
-    inside = False
-    for line in text.splitlines():
-        if line.strip() == BEGIN:
-            if inside:
-                raise ValueError(f"{BEGIN} within a solution")
-            inside = True
-            lines += [textwrap.indent(stub, line[: len(line) - len(line.lstrip())]) for stub in STUB]
-        elif line.strip() == END:
-            if not inside:
-                raise ValueError(f"{END} without {BEGIN}")
-            inside = False
-        elif not inside:
-            lines.append(line)
-    if inside:
-        raise ValueError(f"{BEGIN} without {END}")
-    return "\n".join(lines) + "\n"
+    return "\n".join(split(text)[0]) + "\n"
 
 
 def parts(text: str) -> tuple[str, ...]:

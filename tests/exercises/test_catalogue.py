@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from minivit.exercises import find, names, run_checks
+from minivit.exercises.marks import split
 from tests.exercises.mistakes import solutions, table
 
 SEEDS_WRONG = range(3)
@@ -59,6 +60,15 @@ def test_enough_solutions_of_their_functions(name):
 def test_every_wrong_solution_is_rejected(name):
     accepted = [f"{solution}, seed {seed}" for solution, seed, result in attempts(name) if result.verdict != "wrong"]
     assert not accepted
+
+
+@pytest.mark.parametrize("name", names())
+def test_no_report_quotes_the_solution(name):
+    given, solution = ({line.strip() for line in lines} for lines in split(find(name).solved))
+    for attempt, seed, result in attempts(name):
+        text = " ".join(str(result).split())
+        quoted = [line for line in solution - given if f"`{line}`" in text or f"`{line[:57]}...`" in text]
+        assert not quoted, f"{attempt}, seed {seed}\n{result}"
 
 
 @pytest.mark.parametrize("name", names())

@@ -143,6 +143,17 @@ def test_a_cell_that_fails_matters_only_if_a_function_is_missing(tmp_path):
     assert 'product.ipynb, cell 1", line 2, in product_backward\n    return g * z, g * x' in str(result)
 
 
+def test_check_cells_are_not_run(tmp_path):
+    mv.exercises.handout(tmp_path, ["product"], solutions=True)
+    path = tmp_path / "product.ipynb"
+    book = json.loads(path.read_text())
+    for cell in book["cells"]:
+        if cell["metadata"]["nbgrader"]["grade"]:
+            cell["source"] = ["print('a check cell')\n"]
+    path.write_text(json.dumps(book))
+    assert mv.exercises.check_file(path).printed == ""
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"cells": 3}', '{"cells": [{"cell_type": "code"}]}', "\x00\x01"])
 def test_a_notebook_that_is_none(tmp_path, text):
     (tmp_path / "product.ipynb").write_text(text)

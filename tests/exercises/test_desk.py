@@ -1,5 +1,8 @@
 """From a notebook: statement, start, check; hints get stronger, and nothing is overwritten."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 
@@ -38,6 +41,28 @@ def test_another_mistake_begins_with_its_first_hint():
     assert mv.exercises.check("product", forgot).hint == find("product").hints["cotangent_ignored"][0]
 
 
+def test_the_nearest_hint_is_given():
+    hints = {"f:a": ("1", "2"), "a": ("3", "4"), "f:": ("5", "6"), "": ("7", "8")}
+    exercise = dataclasses.replace(find("product"), hints=hints)
+    asked = [("f", "a", 1), ("h", "a", 2), ("f", "b", 1), ("h", "b", 9)]
+    assert [exercise.hint(*question) for question in asked] == ["1", "4", "5", "8"]
+
+
+def test_nothing_is_checked_after_a_failure():
+    functions = {"product_backward": product_backward, "reuse_backward": find("product").module.reuse_backward}
+    for all_of_them, count in ((False, 1), (True, 2)):
+        assert len(mv.exercises.run_checks(find("product"), functions, all_of_them=all_of_them).outcomes) == count
+
+
+def test_line_numbers_of_our_file_are_not_told():
+    def product_backward(g, x, y):
+        return g, g
+
+    text = str(mv.exercises.check("product", product_backward))
+    assert "`return x * y`" in text
+    assert "(line" not in text
+
+
 def test_only_what_is_given_is_checked():
     def reuse_backward(g, x, y):
         return g * (2 * x + y), g * x
@@ -68,6 +93,7 @@ def test_it_shows_itself():
     assert html.count("<tr>") == 1
     assert html.count("<table>") == html.count("</table>")
     assert "swapped_inputs" in html
+    assert "&lt;" in mv.exercises.Result.fault("e", "<t>", "raised", "in <module>")._repr_html_().split("<pre>")[1]
 
     def reuse_backward(g, x, y):
         raise NotImplementedError
@@ -77,8 +103,6 @@ def test_it_shows_itself():
 
 def test_a_result_survives_json():
     result = mv.exercises.check("product", product_backward)
-    import json
-
     again = mv.exercises.Result.from_dict(json.loads(json.dumps(result.as_dict())))
     assert str(again) == str(result)
     assert [f.code for f in again.findings] == [f.code for f in result.findings]

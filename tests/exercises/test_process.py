@@ -181,6 +181,11 @@ def test_a_stub_that_the_file_itself_calls_is_not_done(attempt):
     assert attempt(find("product").start + "\nprint(product_backward(1, 2, 3))\n").verdict == "not done yet"
 
 
+def test_a_file_may_hold_dataclasses(attempt):
+    text = "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n    x: int\n"
+    assert attempt(text + GOOD + REUSE).verdict == "passed"
+
+
 def test_a_module_beside_the_file_is_found_and_hides_nothing(attempt):
     Path("mine.py").write_text("def first(g, y):\n    return g * y\n")
     Path("numpy.py").write_text("raise RuntimeError\n")
