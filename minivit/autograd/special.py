@@ -28,9 +28,8 @@ _TAIL = (
     6.25786879738431e-07, 7.270990366449905e-08, -8.848915083508975e-08, -1.5394739137240617e-10,
     1.1457069540250152e-08, -1.4037348672151309e-09, -9.391551683607756e-10, 2.1424420264835555e-10,
 )  # fmt: skip
-# erf(x/√2) = tanh(x P(x²)): P from the constant term up, and the largest x² it was fitted on
+# erf(x/√2) = tanh(x P(x²)): P from the constant term up, fitted on |x| ≤ 5.3 and above 1 beyond
 _P = (0.7978849414, 0.03633308461, -3.259496545e-05, -5.53062174e-05, 3.964752073e-06, -1.322642078e-07, 1.756202257e-09)
-_P_MAX = 5.3**2
 # erf(x) / x as a polynomial in x², for |x| ≤ 1
 _CENTER = (
     1.1283791670955126, -0.37612638903183543, 0.11283791670945006, -0.02686617064323777, 0.0052239776071164225,
@@ -61,15 +60,15 @@ def normal_cdf(x: Any, out: Any) -> Any:
         tail += 0.5  # ½ - Φ(-|x|)
         xp.copysign(tail, x, out=out)
     else:
-        square = xp.multiply(x, x)
-        xp.minimum(square, _P_MAX, out=square)
-        xp.multiply(square, _P[-1], out=out)
-        for c in _P[-2:0:-1]:
-            out += c
-            out *= square
-        out += _P[0]
-        out *= x
-        xp.tanh(out, out=out)
+        with np.errstate(over="ignore"):  # P grows beyond its range: so tanh is ±1 there, as it should be
+            square = xp.multiply(x, x)
+            xp.multiply(square, _P[-1], out=out)
+            for c in _P[-2:0:-1]:
+                out += c
+                out *= square
+            out += _P[0]
+            out *= x
+            xp.tanh(out, out=out)
         out *= 0.5
     out += 0.5
     return out
@@ -77,7 +76,8 @@ def normal_cdf(x: Any, out: Any) -> Any:
 
 def normal_density(x: Any) -> Any:
     """φ(x) = exp(-x²/2) / √(2π)"""
-    density = x * x
+    with np.errstate(over="ignore"):  # x² beyond its range: then φ is 0
+        density = x * x
     density *= -0.5
     array_module(x).exp(density, out=density)
     density *= 1 / math.sqrt(2 * math.pi)

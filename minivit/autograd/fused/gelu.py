@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from minivit.autograd.fused import fused
 from minivit.autograd.primitives import erf, tanh
 from minivit.autograd.special import normal_cdf, normal_density
@@ -45,13 +47,13 @@ def gelu(x, *, approximate=False):
 
 
 @gelu.vjp
-def _(g, x, approximate):
+def _(g, x, out, approximate):
     xp = array_module(x)
-    out = empty_like(x, xp)
-    flat_g, flat_x, flat_out = g.reshape(-1), x.reshape(-1), out.reshape(-1)
+    gx = empty_like(x, xp)
+    flat_g, flat_x, flat_out, flat_gx = (a.reshape(-1) for a in (g, x, out, gx))
 
     def work(block):
-        x, d = flat_x[block], flat_out[block]
+        x, d = flat_x[block], flat_gx[block]
         if approximate:  # with u the argument: ½ (1 + tanh u) + ½ x (1 - tanh² u) u'
             t = xp.empty_like(x)
             xp.tanh(_tanh_argument(x, t), out=t)
@@ -66,14 +68,22 @@ def _(g, x, approximate):
             t += 0.5
             xp.subtract(t, d, out=d)
         else:  # Φ(x) + x φ(x)
-            normal_cdf(x, d)
+            _cdf_again(x, flat_out[block], d)
             slope = normal_density(x)
             slope *= x
             d += slope
         d *= flat_g[block]
 
     for_blocks(work, x.size, x.itemsize, xp)
-    return out
+    return gx
+
+
+def _cdf_again(x, y, out):
+    """Φ(x) into `out` from y = x Φ(x): one division and a mask in the place of some twenty passes."""
+    xp = array_module(x)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        xp.divide(y, x, out=out)
+    xp.copyto(out, 0.5, where=xp.abs(x) < 4 * np.finfo(x.dtype).tiny)  # 0 / 0, or y too small to be exact
 
 
 def _tanh_argument(x, out):
