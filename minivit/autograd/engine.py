@@ -147,6 +147,7 @@ def _walk(
     # id -> (cotangent so far, whether the engine made that array and may add to it in place)
     arrived: dict[int, tuple[Any, bool]] = {id(root): (gy, False)}
     found: dict[int, Any] = {}
+    mode.retaining = retain
     while nodes:
         node = nodes.pop()
         g, _ = arrived.pop(id(node), (None, False))

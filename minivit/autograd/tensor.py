@@ -31,6 +31,7 @@ class _Mode(threading.local):
     anomaly = False
     drawn: list[int] | None = None  # the steps at which random layers drew, where a checkpoint notes them
     replaying: Iterator[int] | None = None  # those steps, while a checkpointed function is computed again
+    retaining = False  # whether the walk back that is under way leaves the graph as it is
     depth = 0  # how many modules' calls are under way
 
 

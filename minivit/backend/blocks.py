@@ -23,6 +23,13 @@ _GPU_BLOCK_BYTES = 1 << 28  # enough to keep a GPU busy
 _WORTH_BYTES = 1 << 20  # below this, waking a thread costs more than it brings
 _WORTH_OPERATIONS = 8e6  # multiply-accumulates of a product that is cut
 
+
+
+class _Within(threading.local):
+    share = False  # whether this thread is at work for `_run`
+
+
+_within = _Within()
 _pool: ThreadPoolExecutor | None = None
 _threads: int | None = None
 
@@ -92,7 +99,14 @@ def for_shares(work: Callable[[slice], Any], rows: int, operations: float, xp: A
     return _run(work, [slice(i, min(i + step, rows)) for i in range(0, rows, step)] or [slice(0, 0)], shares > 1)
 
 
+def for_threads(work: Callable[[Any], Any], todo: list[Any]) -> list[Any]:
+    """`[work(item) for item in todo]`, each on a thread; what calls of this room do within `work` stays on that thread."""
+    return _run(work, todo, True)
+
+
 def _run(work: Callable[[Any], Any], todo: list[Any], worth_it: bool) -> list[Any]:
+    if _within.share:  # this thread has its share of something larger, and the other cores have theirs
+        return [work(block) for block in todo]
     if len(todo) < 2 or not worth_it or num_threads() < 2:
         with single_threaded_blas:
             return [work(block) for block in todo]
@@ -100,8 +114,12 @@ def _run(work: Callable[[Any], Any], todo: list[Any], worth_it: bool) -> list[An
     take = iter(range(len(todo)))  # next() on it is atomic
 
     def run() -> None:
-        for i in take:
-            results[i] = work(todo[i])
+        _within.share = True
+        try:
+            for i in take:
+                results[i] = work(todo[i])
+        finally:
+            _within.share = False
 
     with single_threaded_blas:
         helpers = [_workers().submit(run) for _ in range(min(num_threads(), len(todo)) - 1)]

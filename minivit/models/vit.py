@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from minivit.autograd import ops
+from minivit.autograd.shares import in_shares
 from minivit.models.encoder import EncoderBlock
 from minivit.models.patches import Normalize, PatchEmbedding, check_images
 from minivit.models.positions import RelativePositionBias, sinusoidal, sinusoidal_2d
@@ -157,9 +158,20 @@ class ViT(Module):
         c = self.config
         assert isinstance(c.image_size, tuple)
         x = check_images(images, *c.image_size, c.channels, self.dtype, self.device)
-        parts: dict[str, Any] | None = {} if intermediates else None
-        B = x.shape[0]
+        if intermediates:
+            parts: dict[str, Any] = {}
+            return self._logits(x, parts), parts
+        return in_shares(self._logits, x) if self._treats_images_alone() else self._logits(x)
 
+    def _treats_images_alone(self) -> bool:
+        """Whether the logits of an image depend on that image only: not if masks are drawn for the batch, nor, for all one
+        knows, if somebody has put a module or function of their own into the model."""
+        return not (self.training and (self.config.dropout or self.config.drop_path)) and all(
+            type(module).__module__.startswith("minivit.") and "forward" not in vars(module) for module in self.modules()
+        )
+
+    def _logits(self, x: Any, parts: dict[str, Any] | None = None) -> Any:
+        c, B = self.config, x.shape[0]
         z = self.patch_embed(self.normalize(x), parts)  # (B, H, W, C) -> (B, N, D)
         if self.cls_token is not None:
             first = ops.broadcast_to(self.cls_token, shape=(B, 1, c.embed_dim))
@@ -173,11 +185,9 @@ class ViT(Module):
             z = block(z, self.biases[i]() if self.biases else None, parts, f"block{i}")
         # layer norm treats every token by itself, so the class token can be read before it: the same, and less work
         pooled = self.norm(z[:, 0]) if c.pool == "cls" else self.norm(z).mean(axis=1)  # (B, D)
-        logits = self.head(pooled)
-        if parts is None:
-            return logits
-        parts["pooled"] = pooled
-        return logits, parts
+        if parts is not None:
+            parts["pooled"] = pooled
+        return self.head(pooled)
 
     def describe(self) -> str:
         c, size = self.config, self.patch_embed.image_size
