@@ -3,23 +3,17 @@
 A cause must explain the numbers at two points, with the same constants: at x = (1, 1, 1) a forgotten factor x and a
 right gradient look alike, elsewhere they do not.
 
-To add a cause: write the test where its kind lives (`scale.py`, `place.py`, `paths.py`, `terms.py`), and put it in
-`TESTS` where it belongs; the first that speaks is the surest.
+To add a cause: write the test where its kind lives (`scale.py`, `place.py`, `contributions.py`, `paths.py`, `terms.py`),
+and put it in `TESTS` where it belongs; the first that speaks is the surest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from minivit.checking.contributions import assigned_not_added
 from minivit.checking.paths import paths
-from minivit.checking.place import (
-    assigned_not_added,
-    misplaced,
-    missing_broadcast_sum,
-    permuted,
-    swapped_inputs,
-    transposed,
-)
+from minivit.checking.place import misplaced, missing_broadcast_sum, permuted, swapped_inputs, transposed
 from minivit.checking.point import Hint, Point
 from minivit.checking.report import Finding
 from minivit.checking.scale import (
@@ -31,15 +25,15 @@ from minivit.checking.scale import (
     wrong_sign,
     zero_gradient,
 )
-from minivit.checking.terms import layer_norm_term, missing_term, own_output_only, softmax_off_diagonal
+from minivit.checking.terms import layer_norm_term, missing_term, own_output_only, partly_zero, softmax_off_diagonal
 
 TESTS = (
     not_finite, missing_broadcast_sum, zero_gradient, cotangent_ignored, wrong_sign, swapped_inputs, mean_vs_sum,
-    constant_factor, softmax_off_diagonal, layer_norm_term, transposed, permuted, assigned_not_added, own_output_only,
-    misplaced, paths, missing_factor, missing_term,
+    constant_factor, softmax_off_diagonal, layer_norm_term, transposed, permuted, own_output_only, assigned_not_added,
+    misplaced, paths, missing_factor, missing_term, partly_zero,
 )  # fmt: skip
-_SETTLES = (not_finite, zero_gradient)  # nothing more to say about such an input
-_VAGUE = (misplaced, paths, missing_factor, missing_term)  # silent about an input that is explained already
+_SETTLES = (not_finite, zero_gradient, cotangent_ignored)  # nothing more to say about such an input
+_VAGUE = (misplaced, paths, missing_factor, missing_term, partly_zero)  # silent about an input that is explained already
 
 
 def diagnose(points: Sequence[Point], wrong: Sequence[int]) -> list[Finding]:
@@ -49,7 +43,7 @@ def diagnose(points: Sequence[Point], wrong: Sequence[int]) -> list[Finding]:
     settled: set[int] = set()
     for test in TESTS:
         for i in wrong:
-            if points[0].a[i] is None or i in settled or (i in explained and test in _VAGUE):
+            if points[0].a[i] is None or not points[0].n[i].any() or i in settled or (i in explained and test in _VAGUE):
                 continue
             hints = list(test(points[0], i))
             for p in points[1:]:

@@ -28,12 +28,14 @@ class Form:
         gradients: one per input as it came, also in a wrong shape; None where there is none to look at.
         usable: whether the gradients can be compared as they are.
         error: what the backward raised.
+        nothing: the names of the inputs for which it returned None.
     """
 
     findings: list[Finding] = field(default_factory=list)
     gradients: list[Any] = field(default_factory=list)
     usable: bool = True
     error: BaseException | None = None
+    nothing: list[str] = field(default_factory=list)
 
     def fault(self, code: str, message: str, usable: bool = False, **evidence: Any) -> None:
         if (code, message) not in [(f.code, f.message) for f in self.findings]:
@@ -69,6 +71,7 @@ def form_of_call(
         return form
     for k, (i, item, name) in enumerate(zip(active, items, names)):
         like = merged[i]
+        form.nothing += [name] * (item is None)
         form.gradients[k] = _look(form, item, like.shape, {like.dtype}, f"the gradient of {name}")
     return form
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minivit.checking.point import Array, Hint, Point, fit, known_factor, reduced_lengths, spreads
+from minivit.checking.point import Array, Hint, Point, handed_on, known_factor, reduced_lengths, spreads
 from minivit.checking.tracing import Step
 
 
@@ -135,7 +135,7 @@ def _local_derivative(p: Point, i: int, walk: Walk, edges: list[Edge]) -> Iterat
         zeros, ones = np.abs(jacobian) < 1e-9, np.abs(jacobian - 1) < 1e-9
         only_picks = bool((zeros | ones).all() and (ones.sum(axis=1) <= 1).all())
         rearranges = only_picks and rows == columns and (ones.sum(axis=0) == 1).all() and not np.diagonal(ones).all()
-        for sign, through in itertools.product((1, -1), _spread_back(g, e.parent.value.shape)):
+        for sign, through in itertools.product((1, -1), handed_on(g, e.parent.value.shape)):
             if gives(sign * through):
                 if rearranges:  # then there is no factor to forget
                     yield Hint("permuted", ("passed", *key), f"{start} {where} is not undone: the elements keep the places of "
@@ -169,17 +169,6 @@ def _local_derivative(p: Point, i: int, walk: Walk, edges: list[Edge]) -> Iterat
                     return
 
 
-def _spread_back(g: Array, shape: tuple[int, ...]) -> Iterator[Array]:
-    """A cotangent as it may have been handed on unchanged: as it is, summed, or repeated along an axis that was reduced."""
-    whole = fit(g, shape)
-    if whole is not None:
-        yield whole
-    if g.ndim == len(shape) - 1:
-        for axis in range(len(shape)):
-            if g.shape == shape[:axis] + shape[axis + 1 :]:
-                yield np.array(np.broadcast_to(np.expand_dims(g, axis), shape))
-
-
 def _skipped(p: Point, i: int, walk: Walk, edges: list[Edge]) -> Iterator[Hint]:
     """The derivative of several steps in a row is missing, or a factor that is a value from on the way."""
     steps = {s.index: s for e in edges for s in (e.parent, e.step)}
@@ -207,14 +196,14 @@ def _all_but_a_constant(p: Point, i: int, walk: Walk, edges: list[Edge]) -> Iter
     """Of the local derivative of one step only a constant is left: of ½ x the ½, say."""
     rest = p.a[i] - p.n[i]
     for e in edges:
-        for through in _spread_back(walk.cotangent(e.step), e.parent.value.shape):
+        for through in handed_on(walk.cotangent(e.step), e.parent.value.shape):
             share = walk.to_input(e.parent, through)
             if share.any():
                 c = float(np.sum((rest + e.share) * share) / np.sum(share * share))
                 if abs(c) > 1e-6 and _explains(p, i, c * share - e.share, free=3):
                     key = "constant", e.step.index, e.slot, f"{c:.5g}"
                     yield Hint("missing_factor", key, f"the gradient of {p.names[i]} is what comes out if the local derivative "
-                               f"of {_way(e)} is taken for the constant {c:.6g}",
+                               f"of {_at(e.step)} is taken for the constant {c:.6g}",
                                {"path": _way(e), "constant": c})  # fmt: skip
                     return
 
@@ -235,7 +224,7 @@ def _another_value(p: Point, i: int, walk: Walk, edges: list[Edge]) -> Iterator[
             if _explains(p, i, walk.to_input(e.parent, wrong.T @ walk.cotangents[e.step.index]) - e.share):
                 belongs = e.step.parents[slot]
                 yield Hint("unexplained", ("value", e.step.index, slot, s.index), f"the gradient of {p.names[i]} is what "
-                           f"comes out if, going back through {e.step}, the value of {s} is used in the place of {belongs}",
+                           f"comes out if, back through {e.step}, the value of {_at(s)} is used for that of {_at(belongs)}",
                            {"used": str(s), "belongs": str(belongs)})  # fmt: skip
                 return
 
@@ -328,6 +317,8 @@ def _softmax_guesses(g: Array, y: Array, axis: int) -> Iterator[tuple[str, Array
         if other != axis:
             yield ("unexplained", y * (g - np.sum(g * y, axis=other, keepdims=True)),
                    f"p (g - Σ g p) with the sum over axis {other} instead of axis {axis}")  # fmt: skip
+    if y.ndim > 1:
+        yield "unexplained", y * (g - np.sum(g * y)), "p (g - Σ g p) with the sum over all axes"
     yield "missing_factor", y * (g - np.sum(g, axis=axis, keepdims=True)), "p (g - Σ g), without p under the sum"
 
 
@@ -359,6 +350,10 @@ def _way(e: Edge) -> str:
     return f"{parent} in {e.step}"
 
 
+def _at(s: Step) -> str:
+    return f"{s.name} in {s}" if s.text else s.name
+
+
 def _lengths(e: Edge) -> dict[str, int]:
     """The lengths over which this step sums or spreads."""
     ours, theirs = e.parent.value, e.step.value
@@ -369,7 +364,9 @@ def _lengths(e: Edge) -> dict[str, int]:
 def _kind(walk: Walk, e: Edge) -> tuple[str, str]:
     """The code of a missing part, and what to add: the two classics have names."""
     y = e.step.value
-    if softmax_axis(y) is not None and e.parent.value.size < y.size:
+    exponentials = (edge.step.value for edge in walk.edges if edge.step.name == "exp" and edge.step.value.shape == y.shape)
+    axis = softmax_axis(y)
+    if axis is not None and any(np.allclose(v / v.sum(axis=axis, keepdims=True), y) for v in exponentials):
         return "softmax_off_diagonal", ": the sum under a softmax depends on every input"
     for edge in walk.edges:
         later = edge.step

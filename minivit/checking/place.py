@@ -110,7 +110,7 @@ def permuted(p: Point, i: int) -> Iterator[Hint]:
     if not p.full[i] or a.shape != n.shape:
         return
     for axis in range(a.ndim):
-        c = p.proportion(i, np.flip(a, axis)) if a.shape[axis] > 1 else None
+        c = p.proportion(i, np.flip(a, axis)) if not np.array_equal(np.flip(a, axis), a) else None
         if c is not None:
             yield Hint("permuted", ("flip", axis), f"the gradient of {p.names[i]} is right but reversed along axis "
                        f"{axis}{and_factor(c)}", {"axis": axis, "how": "reversed", "factor": c})  # fmt: skip
@@ -122,45 +122,25 @@ def permuted(p: Point, i: int) -> Iterator[Hint]:
                 return
 
 
-def assigned_not_added(p: Point, i: int) -> Iterator[Hint]:
-    columns = p.columns[i]
-    if columns is None or not p.full[i] or p.a[i].shape != p.n[i].shape or p.derivative > 1:
-        return
-    for axis in range(p.y.ndim):
-        for which, position in (("first", 0), ("last", -1)):
-            only = np.zeros(p.g.shape)
-            here = tuple(position if k == axis else slice(None) for k in range(p.y.ndim))
-            only[here] = p.g[here]
-            share = (columns @ only.reshape(-1)).reshape(p.n[i].shape)
-            if p.y.shape[axis] > 1 and share.all() and p.explains(i, share, p.a[i]):
-                yield Hint("assigned_not_added", (axis, position), f"the gradient of {p.names[i]} is what the {which} of "
-                           f"{p.y.shape[axis]} slices along axis {axis} of the result contributes, not the sum over all: `=` "
-                           "where `+=` is needed?", {"axis": axis, "which": which})  # fmt: skip
-                return
-    if ((np.abs(columns) > 1e-9).sum(axis=0) > 1).any():  # an output made of several elements: nothing was just looked up
-        return
-    parts = columns * p.g.reshape(1, -1)  # what each output contributes to each element
-    a, n = p.a[i].reshape(-1), p.n[i].reshape(-1)
-    tolerance = 1e-6 * np.max(np.abs(n)) + 10 * np.max(p.bar[i])
-    several = np.sum(np.abs(parts) > tolerance, axis=1) > 1
-    wrong = np.abs(a - n) > tolerance
-    if not wrong.any() or (wrong & ~several).any():
-        return
-    one_of_them = np.min(np.abs(parts - a[:, None]), axis=1) <= tolerance
-    if one_of_them[wrong].all() and np.all(np.abs(a[wrong]) > tolerance):
-        yield Hint("assigned_not_added", None, f"the gradient of {p.names[i]} is wrong only where several outputs use one "
-                   f"element ({int(wrong.sum())} of {a.size}): there it has one contribution instead of their sum. `=` where "
-                   "`+=` (np.add.at) is needed?", {"count": int(wrong.sum())})  # fmt: skip
-
-
 def misplaced(p: Point, i: int) -> Iterator[Hint]:
     a, n = p.a[i], p.n[i]
-    if not p.full[i] or a.size != n.size or n.size < 3:
+    if not p.full[i] or a.size != n.size or n.size < 2:
         return
     if a.shape != n.shape and p.explains(i, a.reshape(n.shape)):
         return  # the shape alone is wrong, and said to be
     ordered = np.sort(n, axis=None)
     if np.max(np.abs(n)) * 1e-5 > np.min(np.diff(ordered), initial=np.inf) and len(np.unique(np.round(ordered, 8))) < 3:
+        return
+    columns = p.columns[i]
+    if columns is not None and p.derivative == 1 and n.size > 1 and p.g.size > n.size:
+        picked = np.abs(columns) > 0.5  # (elements, outputs)
+        if (np.abs(np.abs(columns) - picked) < 1e-9).all() and (picked.sum(axis=1) == 1).all():
+            nearest = np.min(np.abs(np.abs(a.reshape(-1, 1)) - np.abs(p.g.reshape(1, -1))), axis=1)
+            if a.any() and nearest.max() <= 1e-9 * np.abs(p.g).max():
+                yield Hint("misplaced", "picked", f"the gradient of {p.names[i]} is made of entries of g, as it should be, but "
+                           "of other ones than it went to in the result", {})  # fmt: skip
+                return
+    if n.size < 3:
         return
     guess = np.empty(n.size)
     guess[np.argsort(n, axis=None)] = np.sort(a, axis=None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -110,6 +110,17 @@ def fit(value: Array, shape: tuple[int, ...]) -> Array | None:
     return np.array(np.broadcast_to(value, shape)) if spreads(value.shape, shape) else None
 
 
+def handed_on(g: Array, shape: tuple[int, ...]) -> Iterator[Array]:
+    """A cotangent as it may have been handed on unchanged: as it is, summed, or repeated along an axis that was reduced."""
+    whole = fit(g, shape)
+    if whole is not None:
+        yield whole
+    elif g.ndim == len(shape) - 1:
+        for axis in range(len(shape)):
+            if g.shape == shape[:axis] + shape[axis + 1 :]:
+                yield np.array(np.broadcast_to(np.expand_dims(g, axis), shape))
+
+
 def spreads(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
     """Whether an array of `shape` broadcasts to the shape `to`."""
     return len(shape) <= len(to) and all(m in (1, n) for m, n in zip(reversed(shape), reversed(to)))
@@ -117,10 +128,16 @@ def spreads(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
 
 def known_values(p: Point, i: int) -> list[tuple[str, Array]]:
     """Arrays a local derivative may be made of, if they broadcast against input i."""
-    candidates = [("x" if len(p.inputs) == 1 else p.names[i], p.inputs[i]), ("the result", p.y)]
-    candidates += [(p.names[j], v) for j, v in enumerate(p.inputs) if j != i]
     shape = p.n[i].shape
-    return [(name, value) for name, value in candidates[:4] if spreads(value.shape, shape) and value.any()]
+    candidates = [("x" if len(p.inputs) == 1 else p.names[i], p.inputs[i])]
+    if p.y.ndim and p.y.ndim == len(shape) - 1:
+        with np.errstate(over="ignore"):
+            candidates += [(text, np.expand_dims(v, k)) for k in range(len(shape)) if shape[:k] + shape[k + 1 :] == p.y.shape
+                           for text, v in (("the result", p.y), ("exp(the result)", np.exp(p.y)))]  # fmt: skip
+    else:
+        candidates.append(("the result", p.y))
+    candidates += [(p.names[j], v) for j, v in enumerate(p.inputs) if j != i]
+    return [(name, value) for name, value in candidates[:5] if spreads(value.shape, shape) and value.any()]
 
 
 def reduced_lengths(p: Point) -> dict[str, int]:
@@ -132,7 +149,7 @@ def reduced_lengths(p: Point) -> dict[str, int]:
             gone = [m for m in ours if m > 1 and not (m in left and not left.remove(m))]  # type: ignore[func-returns-value]
             for k in range(1, min(len(gone), 4) + 1):
                 for chosen in itertools.combinations(gone, k):
-                    name = whose if k == 1 else f"{whose.replace('axis', 'axes')} together"
+                    name = whose if k == 1 else f"{whose[2:-4]}axes together"
                     lengths.setdefault(f"{name} ({' × '.join(map(str, chosen))})", math.prod(chosen))
     return lengths
 
@@ -143,15 +160,17 @@ def known_factor(p: Point, c: float) -> str:
     def near(value: float) -> bool:
         return value > 0 and math.isclose(c, value, rel_tol=1e-6)
 
-    for value, text in ((2.0, "2 (a square's, or counted twice)"), (0.5, "1/2 (a forgotten 2 of a square, or one of two "
-                        "equal paths)"), (3.0, "3"), (1 / 3, "1/3"), (math.pi, "π")):  # fmt: skip
-        if near(value):
-            return text
-    lengths = sorted({m for a in (*p.inputs, p.y) for m in a.shape if m > 1})
-    for m in lengths:
+    readings = [
+        (2.0, "2 (a square's, or counted twice)"), (0.5, "1/2 (a forgotten 2 of a square, or one of two equal paths)"),
+        (3.0, "3"), (1 / 3, "1/3"), (math.pi, "π"), (math.log(2), "ln 2"), (1 / math.log(2), "1/ln 2"),
+        (math.sqrt(2 * math.pi), "√(2π)"), (1 / math.sqrt(2 * math.pi), "1/√(2π)"),
+    ]  # fmt: skip
+    for m in sorted({m for a in (*p.inputs, p.y) for m in a.shape if m > 1}):
         for value, text in ((m, f"{m}"), (1 / m, f"1/{m}"), (m**0.5, f"√{m}"), (m**-0.5, f"1/√{m}")):
-            if near(value):
-                return f"{text}, with {m} the length of an axis"
+            readings.append((value, f"{text}, with {m} the length of an axis"))
+    found = [text for value, text in readings if near(value)]
+    if found:
+        return "; or ".join(found[:2])
     for x, name in zip(p.inputs, p.names):
         if x.size == 1:
             for value, text in ((abs(x.item()), "the value"), (1 / abs(x.item()) if x.item() else 0, "the inverse")):

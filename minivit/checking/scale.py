@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from minivit.checking.point import Hint, Point, fit, known_factor, known_values, reduced_lengths
+from minivit.checking.point import Hint, Point, handed_on, known_factor, known_values, reduced_lengths
 
 
 def not_finite(p: Point, i: int) -> Iterator[Hint]:
@@ -78,12 +78,12 @@ def missing_factor(p: Point, i: int) -> Iterator[Hint]:
     a, n = p.a[i], p.n[i]
     if not p.full[i] or a.shape != n.shape:
         return
-    passed = fit(p.g, n.shape)
-    for sign in (1, -1):
-        if passed is not None and p.explains(i, sign * passed, a):
-            yield Hint("missing_factor", ("g", sign), f"the gradient of {p.names[i]} is {'minus ' * (sign < 0)}the cotangent "
-                       "itself: the local derivative is missing", {"equals": "g"})  # fmt: skip
-            return
+    for passed in handed_on(p.g, n.shape):
+        for sign in (1, -1):
+            if p.explains(i, sign * passed, a):
+                yield Hint("missing_factor", ("g", sign), f"the gradient of {p.names[i]} is {'minus ' * (sign < 0)}the "
+                           "cotangent itself: the local derivative is missing", {"equals": "g"})  # fmt: skip
+                return
     for name, value in known_values(p, i):
         with np.errstate(all="ignore"):
             for power, how in ((1, "times"), (-1, "divided by")):

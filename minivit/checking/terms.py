@@ -57,7 +57,9 @@ def layer_norm_term(p: Point, i: int) -> Iterator[Hint]:
 def own_output_only(p: Point, i: int) -> Iterator[Hint]:
     """The diagonal of the Jacobian, where the rest is not zero."""
     columns, a = p.columns[i], p.a[i]
-    if columns is None or not p.full[i] or p.y.shape != a.shape or a.shape != p.n[i].shape or p.derivative > 1 or a.size < 2:
+    if columns is None or not p.full[i] or p.y.shape != a.shape or a.shape != p.n[i].shape or p.derivative > 1:
+        return
+    if not ((np.abs(columns) > 1e-9).sum(axis=0) > 1).any():  # each output has its one element: looked up, say
         return
     if p.explains(i, (np.diagonal(columns) * p.g.reshape(-1)).reshape(a.shape), a):
         axes = [k for k, length in enumerate(p.y.shape) if length > 1]
@@ -65,6 +67,18 @@ def own_output_only(p: Point, i: int) -> Iterator[Hint]:
         yield Hint("softmax_off_diagonal" if softmax else "missing_term", "diagonal", f"the gradient of {p.names[i]} has only "
                    "the diagonal of the Jacobian in it: what each element does to its own output. It changes other outputs too",
                    {"equals": "diag(J) g"})  # fmt: skip
+
+
+def partly_zero(p: Point, i: int) -> Iterator[Hint]:
+    """Right where it is not zero, and zero at elements where the derivative is not."""
+    a, n = p.a[i], p.n[i]
+    if not p.full[i] or a.shape != n.shape:
+        return
+    wrong = np.abs(a - n) > 1e-6 * np.max(np.abs(n)) + 10 * p.bar[i]
+    if wrong.any() and not a[wrong].any() and a[~wrong].any():
+        yield Hint("missing_term", "zeros", f"the gradient of {p.names[i]} is right at {int((~wrong).sum())} of {a.size} "
+                   "elements and zero at the others, where the derivative is not: what they do to the result is left out",
+                   {"zeros": int(wrong.sum())})  # fmt: skip
 
 
 def missing_term(p: Point, i: int) -> Iterator[Hint]:

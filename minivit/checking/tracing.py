@@ -306,7 +306,7 @@ def _place() -> tuple[int, str]:
     frame = sys._getframe(2)
     while frame is not None and (frame.f_code.co_filename == __file__ or "numpy" in frame.f_globals.get("__name__", "")):
         frame = frame.f_back  # type: ignore[assignment]
-    if frame is None:
+    if frame is None or frame.f_globals.get("__name__", "").startswith("minivit."):  # the function itself is NumPy's
         return 0, ""
     text = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
     return frame.f_lineno, text if len(text) <= 60 else text[:57] + "..."

@@ -239,3 +239,48 @@ def test_recording_state_is_left_as_it_was():
     with mv.no_grad():
         assert mv.gradcheck(ops.exp, np.ones(2), order=2).verdict == "right"
         assert not (mv.Tensor(np.ones(2), requires_grad=True) * 2).requires_grad
+
+
+def _relu(x):
+    return np.maximum(x, 0)
+
+
+NEAR_A_KINK_OR_SHARP = {
+    "relu": (_relu, lambda g, x: g * (x > 0), [np.array([[0.5, d, -1.2]]) for d in (3e-9, 3e-8, 1e-7, 3e-7, 1e-6, -1e-7)]),
+    "abs": (np.abs, lambda g, x: g * np.sign(x), [np.array([0.5, d, -1.2]) for d in (3e-8, 1e-7, 3e-7, -1e-7)]),
+    "max": (lambda x: x.max(-1), lambda g, x: g[..., None] * (x == x.max(-1, keepdims=True)),
+            [np.array([[0.5, 0.5 + d, -1.0]]) for d in (3e-8, 1e-7, 1e-6)]),
+    "sin of much": (lambda x: np.sin(1e5 * x), lambda g, x: 1e5 * g * np.cos(1e5 * x), [np.array([0.3, -1.1, 0.7])]),
+    "bell": (lambda x: np.exp(-((1e4 * x) ** 2)), lambda g, x: -2e8 * g * x * np.exp(-((1e4 * x) ** 2)),
+             [np.array([5e-5, 1e-4])]),
+    "pole": (lambda x: 1 / x, lambda g, x: -g / x**2, [np.array([1e-6, -2e-6, 0.5])]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NEAR_A_KINK_OR_SHARP)
+def test_a_right_rule_is_not_accused_near_a_kink_or_where_the_function_is_sharp(name):
+    f, vjp, points = NEAR_A_KINK_OR_SHARP[name]
+    for x in points:
+        for seed in range(5):
+            assert mv.gradcheck(f, x, vjp=vjp, seed=seed).verdict in ("right", "inconclusive")
+            more = np.append(x, 0.9 * np.ones_like(x[..., :1]), axis=-1)
+            with pytest.raises(mv.GradcheckError):  # a wrong one is
+                mv.gradcheck(f, more, vjp=lambda g, x: 1.3 * vjp(g, x), seed=seed)
+
+
+def test_no_cause_where_the_function_is_flat_or_the_backward_not_linear():
+    x = np.array([[0.31, -1.22, 0.74]])
+    for f, vjp, text in (
+        (lambda x: np.round(3 * x) * 1.0, lambda g, x: 3 * g, "does not change"),
+        (lambda x: 2 * x, lambda g, x: 2 * g + 0.1, "not linear in the cotangent"),
+    ):
+        with pytest.raises(mv.GradcheckError) as caught:
+            mv.gradcheck(f, x, vjp=vjp)
+        assert [finding.code for finding in caught.value.report.findings] == ["unexplained"]
+        assert text in caught.value.report.findings[0].message
+
+
+def test_kinks_among_the_elements_do_not_hide_the_cause():
+    with pytest.raises(mv.GradcheckError) as caught:
+        mv.gradcheck(_relu, np.array([0.0, 1.0, -1.0, 2.0, 0.7]), vjp=lambda g, x: 2 * g * (x > 0))
+    assert caught.value.report.findings[0].code == "constant_factor"
