@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-BLOCK_BYTES = 1 << 19  # per array: small enough for a second-level cache, long enough that threads seldom meet at the lock
+BLOCK_BYTES = 1 << 20  # per array: about a second-level cache, and long enough that threads seldom meet at the lock
 _GPU_BLOCK_BYTES = 1 << 28  # enough to keep a GPU busy
 _WORTH_BYTES = 1 << 20  # below this, waking a thread costs more than it brings
 _WORTH_OPERATIONS = 8e6  # multiply-accumulates of a product that is cut

@@ -21,6 +21,7 @@ from minivit.models.patches import Normalize, PatchEmbedding, check_images
 from minivit.models.positions import RelativePositionBias, sinusoidal, sinusoidal_2d
 from minivit.nn import Dropout, LayerNorm, Linear, Module, Parameter, init
 
+_SMALL = 2_000_000  # parameters
 CHOICES = {
     "position": ("learned", "sinusoidal", "sinusoidal_2d", "relative", "none"),
     "pool": ("cls", "mean"),
@@ -161,12 +162,17 @@ class ViT(Module):
         if intermediates:
             parts: dict[str, Any] = {}
             return self._logits(x, parts), parts
-        return in_shares(self._logits, x) if self._treats_images_alone() else self._logits(x)
+        return in_shares(self._logits, x) if self._in_shares() else self._logits(x)
 
-    def _treats_images_alone(self) -> bool:
-        """Whether the logits of an image depend on that image only: not if masks are drawn for the batch, nor, for all one
-        knows, if somebody has put a module or function of their own into the model."""
-        return not (self.training and (self.config.dropout or self.config.drop_path)) and all(
+    def _in_shares(self) -> bool:
+        """Whether every thread should compute some of the images from end to end.
+
+        Only in a small model: in a large one every operation is worth dividing by itself, while the gradients of all
+        parameters, once per thread, take memory and time. And only if the logits of an image depend on that image alone:
+        not if masks are drawn for the batch, nor, for all one knows, if somebody put a module or function of their own in.
+        """
+        random = self.training and (self.config.dropout or self.config.drop_path)
+        return self.config.embed_dim**2 * 12 * self.config.depth <= _SMALL and not random and all(
             type(module).__module__.startswith("minivit.") and "forward" not in vars(module) for module in self.modules()
         )
 

@@ -94,7 +94,20 @@ class Module:
         yield from walk(self, prefix)
 
     def modules(self) -> Iterator[Module]:
-        return (module for _, module in self.named_modules())
+        """The same without names: every call of a model walks over them, so this is quick."""
+        seen: set[int] = set()
+        stack: list[Any] = [self]
+        while stack:
+            value = stack.pop()
+            if isinstance(value, Module):
+                if id(value) not in seen:
+                    seen.add(id(value))
+                    yield value
+                    stack.extend(reversed(vars(value).values()))
+            elif isinstance(value, list | tuple):
+                stack.extend(reversed(value))
+            elif isinstance(value, dict):
+                stack.extend(reversed(value.values()))
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """All parameters with their dotted names, in order of definition, a shared one once."""

@@ -303,3 +303,17 @@ Net()  40 parameters
   shifts.0 (3,)
   shared (3,)
   dropout: Dropout(p=0.5)"""
+
+
+def test_modules_without_names_are_those_with_names():
+    shared = mv.nn.Linear(2, 2)
+
+    class Net(mv.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = shared
+            self.many = [mv.nn.LayerNorm(2), {"a": mv.nn.Linear(2, 2), "b": (shared, mv.nn.LayerNorm(2))}]
+            self.last = mv.models.ViT(image_size=4, patch_size=2, channels=1, embed_dim=4, depth=2, num_heads=2, num_classes=2)
+
+    net = Net()
+    assert [id(m) for m in net.modules()] == [id(m) for _, m in net.named_modules()]

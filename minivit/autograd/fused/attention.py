@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from minivit.autograd.fused import fused
 from minivit.autograd.fused.softmax import softmax
 from minivit.autograd.primitives import getitem, matmul, reshape, swapaxes, transpose
@@ -27,7 +29,7 @@ def scaled_dot_product_attention_reference(q, k, v, bias=None, *, scale=None):
     return matmul(attention_probabilities(q, k, bias, scale), v)  # (B, h, N, N) @ (B, h, N, d) -> (B, h, N, d)
 
 
-@fused(scaled_dot_product_attention_reference, saves=("largest", "total"))
+@fused(scaled_dot_product_attention_reference, saves=("log_total",))
 def scaled_dot_product_attention(q, k, v, bias=None, *, scale=None, keep=False):
     """softmax(q kᵀ · scale + bias) v, for every head of every image.
 
@@ -46,15 +48,15 @@ def scaled_dot_product_attention(q, k, v, bias=None, *, scale=None, keep=False):
         )
     _check_bias(bias, (q.shape[1], q.shape[2], k.shape[2]))
     out = empty((*q.shape[:3], v.shape[3]), q.dtype, xp)
-    return out, _attend(q, k, v, bias, scale, out, keep)
+    return out, (_attend(q, k, v, bias, scale, out, keep),)
 
 
 @scaled_dot_product_attention.vjp
-def _(g, q, k, v, bias, out, scale, largest, total, needs):
+def _(g, q, k, v, bias, out, scale, log_total, needs):
     xp = array_module(g)
     gq, gk, gv = (empty(x.shape, x.dtype, xp) for x in (q, k, v))
     gbias = xp.zeros_like(bias) if needs[3] else None
-    _attend_vjp(g, q, k, v, bias, out, scale, largest, total, gq, gk, gv, gbias)
+    _attend_vjp(g, q, k, v, bias, out, scale, log_total, gq, gk, gv, gbias)
     return gq, gk, gv, gbias
 
 
@@ -63,7 +65,7 @@ def multi_head_attention_reference(qkv, bias=None, *, num_heads, scale=None):
     return merge_heads(scaled_dot_product_attention_reference(q, k, v, bias, scale=scale))
 
 
-@fused(multi_head_attention_reference, saves=("largest", "total"))
+@fused(multi_head_attention_reference, saves=("log_total",))
 def multi_head_attention(qkv, bias=None, *, num_heads, scale=None, keep=False):
     """Self-attention in every head, from packed projections: splits the heads, attends, concatenates the heads.
 
@@ -85,18 +87,18 @@ def multi_head_attention(qkv, bias=None, *, num_heads, scale=None, keep=False):
     out = empty((B, N, D3 // 3), qkv.dtype, xp)
     q, k, v = _head_views(qkv, 3, num_heads)
     (merged,) = _head_views(out, 1, num_heads)
-    return out, _attend(q, k, v, bias, scale, merged, keep)
+    return out, (_attend(q, k, v, bias, scale, merged, keep),)
 
 
 @multi_head_attention.vjp
-def _(g, qkv, bias, out, num_heads, scale, largest, total, needs):
+def _(g, qkv, bias, out, num_heads, scale, log_total, needs):
     xp = array_module(g)
     g_qkv = empty(qkv.shape, qkv.dtype, xp)
     gbias = xp.zeros_like(bias) if needs[1] else None
     (g_heads,), (out_heads,) = _head_views(g, 1, num_heads), _head_views(out, 1, num_heads)
     q, k, v = _head_views(qkv, 3, num_heads)
     gq, gk, gv = _head_views(g_qkv, 3, num_heads)
-    _attend_vjp(g_heads, q, k, v, bias, out_heads, scale, largest, total, gq, gk, gv, gbias)
+    _attend_vjp(g_heads, q, k, v, bias, out_heads, scale, log_total, gq, gk, gv, gbias)
     return g_qkv, gbias
 
 
@@ -125,34 +127,40 @@ def _check_bias(bias, scores):
 
 
 # The N² scores of a head are never all in memory. Both directions walk over the queries in pieces whose scores fit into
-# the cache, and the second direction computes them again: of each row it needs only the largest score m and the total
-# of exp(s - m), which the first one keeps. So memory grows with N (Rabe and Staats 2021; Dao et al. 2022, section 3.1).
+# the cache, and the second direction computes them again: exp(s - log Σ exp s) is the probability, so that of each row it
+# needs one number, which the first one keeps. Memory grows with N, not with N² (Rabe and Staats 2021; Dao et al. 2022).
 
 
 def _attend(q, k, v, bias, scale, out, keep):
-    """Writes softmax(q kᵀ · scale + bias) v into `out`. Returns every row's largest score and total, (B, h, N, 1)."""
+    """Writes softmax(q kᵀ · scale + bias) v into `out`. Returns log Σ exp of every row of scores, (B, h, N, 1)."""
     xp = array_module(q)
     (B, h, N, d), M = q.shape, k.shape[2]
     scale = 1 / math.sqrt(d) if scale is None else scale
-    largest, total = (xp.empty((B, h, N, 1), q.dtype) for _ in range(2)) if keep else (None, None)
+    log_total = xp.empty((B, h, N, 1), q.dtype) if keep else None
+    ones = xp.ones((M, 1), q.dtype)
 
     def work(piece):
         for at in piece.parts:
-            e = _scores(q, k, bias, scale, at)  # (n, h, r, M)
-            m = e.max(axis=-1, keepdims=True)
-            e -= m
-            xp.exp(e, out=e)
-            z = e.sum(axis=-1, keepdims=True)
+            # One number for a whole head is the quickest to find and to subtract. Should a row lie so far below it that
+            # its total vanishes, every row gets its own. (On a GPU, where asking would mean waiting, at once.)
+            for axes in ((-2, -1), -1) if xp is np else (-1,):
+                e = _scores(q, k, bias, scale, at)  # (n, h, r, M)
+                m = e.max(axis=axes, keepdims=True)
+                e -= m
+                xp.exp(e, out=e)
+                z = xp.matmul(e, ones)  # (n, h, r, M) @ (M, 1) -> (n, h, r, 1): a sum, quicker than np.sum
+                if xp is np and z.min(initial=1) > _VANISHING[e.dtype.itemsize]:
+                    break
             xp.matmul(e, v[at[:2]], out=out[at])  # (n, h, r, M) @ (n, h, M, d) -> (n, h, r, d)
             out[at] /= z  # here on d numbers, rather than on the M of a row of A
-            if largest is not None and total is not None:
-                largest[at], total[at] = m, z
+            if log_total is not None:
+                log_total[at] = xp.log(z) + m
 
     for_pieces(work, (B, h, N, M), q.itemsize, xp)
-    return largest, total
+    return log_total
 
 
-def _attend_vjp(g, q, k, v, bias, out, scale, largest, total, gq, gk, gv, gbias):
+def _attend_vjp(g, q, k, v, bias, out, scale, log_total, gq, gk, gv, gbias):
     """Writes the gradients into gq, gk, gv; adds that of the bias to gbias. The steps of `_attend`, backwards."""
     xp = array_module(q)
     (B, h, N, d), M = q.shape, k.shape[2]
@@ -163,14 +171,12 @@ def _attend_vjp(g, q, k, v, bias, out, scale, largest, total, gq, gk, gv, gbias)
         gk_, gv_ = (x[keys] if piece.whole else empty(x[keys].shape, x.dtype, xp) for x in (gk, gv))
         gbias_ = []
         for add, at in enumerate(piece.parts):
-            e = _scores(q, k, bias, scale, at)
-            e -= largest[at]
-            xp.exp(e, out=e)  # A = e / total
-            ge = g[at] / total[at]
-            _add_product(gv_, e.swapaxes(-1, -2), ge, add)  # out = A V
-            gs = xp.matmul(ge, v[keys].swapaxes(-1, -2), out=empty(e.shape, e.dtype, xp))
-            gs -= xp.einsum("bhnd,bhnd->bhn", ge, out[at])[..., None]  # out = A V, so this is Σ A ∂A over a row
-            gs *= e  # A = softmax(S): ∂S = A (∂A - Σ A ∂A)
+            a = _scores(q, k, bias, scale, at, log_total[at])
+            xp.exp(a, out=a)
+            _add_product(gv_, a.swapaxes(-1, -2), g[at], add)  # out = A V
+            along = xp.einsum("bhnd,bhnd->bhn", g[at], out[at])[..., None]  # = Σ A ∂A over a row, since out = A V
+            gs = _rows_by_rows(g[at], v[keys], along)
+            gs *= a  # A = softmax(S): ∂S = A (∂A - Σ A ∂A)
             if gbias is not None:
                 gbias_.append((at, gs.sum(axis=0) if gbias.ndim == 3 else gs.sum(axis=(0, 1))))
             xp.matmul(gs, k[keys], out=gq[at])  # S = scale · Q Kᵀ + bias
@@ -187,16 +193,30 @@ def _attend_vjp(g, q, k, v, bias, out, scale, largest, total, gq, gk, gv, gbias)
             gbias[(heads, queries)[3 - gbias.ndim :]] += part
 
 
-def _scores(q, k, bias, scale, at):
-    """scale · Q Kᵀ + bias of some images, heads and queries."""
+_VANISHING = {2: 1e-3, 4: 1e-20, 8: 1e-150}  # by itemsize: a total below which its terms may have lost digits
+
+
+def _scores(q, k, bias, scale, at, subtracted=None):
+    """scale · Q Kᵀ + bias of some images, heads and queries, less a number for each row."""
     images, heads, queries = at
-    q = q[at] * scale  # here on d numbers, rather than on the M of a row
-    xp = array_module(q)
-    s = empty((*q.shape[:3], k.shape[2]), q.dtype, xp)
-    xp.matmul(q, k[images, heads].swapaxes(-1, -2), out=s)  # (n, h, r, d) @ (n, h, d, M) -> (n, h, r, M)
+    s = _rows_by_rows(q[at] * scale, k[images, heads], subtracted)
     if bias is not None:
         s += bias[(heads, queries)[3 - bias.ndim :]]
     return s
+
+
+def _rows_by_rows(a, b, subtracted=None):
+    """a bᵀ, less a number for each row, which rides along as one more column: (n, h, r, d), (n, h, M, d) -> (n, h, r, M).
+
+    Both are copied out: the products of such small matrices take much less time if they lie in one piece.
+    """
+    xp = array_module(a)
+    d, columns = a.shape[-1], a.shape[-1] + (subtracted is not None)
+    left, right = (empty((*x.shape[:-1], columns), a.dtype, xp) for x in (a, b))
+    left[..., :d], right[..., :d] = a, b
+    if subtracted is not None:
+        left[..., d:], right[..., d:] = -subtracted, 1
+    return xp.matmul(left, right.swapaxes(-1, -2), out=empty((*a.shape[:-1], b.shape[2]), a.dtype, xp))
 
 
 def _add_product(total, a, b, add):

@@ -29,10 +29,11 @@ def layer_norm(x, weight, bias, *, eps=1e-6):
     rows = x.reshape(-1, D)
     out = empty(rows.shape, x.dtype, xp)
     mu, rstd = xp.empty((len(rows), 1), x.dtype), xp.empty((len(rows), 1), x.dtype)
+    average = xp.full((D, 1), 1 / D, x.dtype)  # a product with it is the mean, several times as fast as np.mean on short rows
 
     def work(block):
         y, m, r = out[block], mu[block], rstd[block]
-        xp.mean(rows[block], axis=1, keepdims=True, out=m)
+        xp.matmul(rows[block], average, out=m)
         xp.subtract(rows[block], m, out=y)
         r[:, 0] = xp.einsum("nd,nd->n", y, y)
         r *= 1 / D
@@ -54,6 +55,7 @@ def _(g, x, mu, rstd, weight, needs):
     D = g.shape[-1]
     g_rows, rows = g.reshape(-1, D), x.reshape(-1, D)
     gx = empty_like(rows, xp)
+    average = xp.full((D, 1), 1 / D, g.dtype)
 
     def work(block):
         h, g_ = gx[block], g_rows[block]
@@ -64,7 +66,7 @@ def _(g, x, mu, rstd, weight, needs):
         along_n = xp.einsum("nd,nd->n", h, n)[:, None]
         along_n *= 1 / D
         n *= along_n
-        h -= h.mean(axis=1, keepdims=True)
+        n += h @ average
         h -= n
         h *= rstd[block]
         return gw
