@@ -35,9 +35,9 @@ _threads: int | None = None
 
 
 def blocks(rows: int, row_bytes: int, xp: Any = np) -> Iterator[slice]:
-    """Slices that cover `range(rows)`, of equal length, each of about `BLOCK_BYTES` bytes if a row has `row_bytes`."""
-    count = 1 if xp is not np else max(1, round(rows * row_bytes / BLOCK_BYTES))
-    step = -(-rows // count)
+    """Slices that cover `range(rows)`, of equal length, each of `BLOCK_BYTES` bytes at most if a row has `row_bytes`."""
+    most = rows if xp is not np else max(1, BLOCK_BYTES // max(row_bytes, 1))
+    step = -(-rows // max(1, -(-rows // max(most, 1))))
     for start in range(0, rows, max(step, 1)):
         yield slice(start, min(start + step, rows))
 

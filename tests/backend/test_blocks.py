@@ -59,8 +59,11 @@ def test_blocks_cover_the_rows_exactly(rows, row_bytes):
     assert len(set(sizes[:-1])) <= 1
 
 
-def test_blocks_fill_the_cache():
-    assert next(blocks(10**6, 128)) == slice(0, BLOCK_BYTES // 128)
+@pytest.mark.parametrize("rows", [1, 10, 8192, 8193, 20_000, 10**6])
+def test_blocks_are_few_and_equal(rows):
+    sizes = [b.stop - b.start for b in blocks(rows, 128)]
+    assert len(sizes) == -(-rows * 128 // BLOCK_BYTES)
+    assert max(sizes) - min(sizes) < len(sizes)
 
 
 def test_on_a_device_there_is_one_block(standin):
