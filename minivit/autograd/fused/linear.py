@@ -47,7 +47,8 @@ def _(g, x, weight, bias, needs):
     rows, g_rows = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
     gx = _product(g_rows, weight.T).reshape(x.shape) if needs[0] else None  # (n, d_out) @ (d_out, d_in)
     gw = _product(rows.T, g_rows) if needs[1] else None  # (d_in, n) @ (n, d_out)
-    gb = array_module(g).ones(len(g_rows), g.dtype) @ g_rows if needs[2] else None  # the sum, by the quicker way
+    ones = array_module(g).ones((1, len(g_rows)), g.dtype)
+    gb = _product(ones, g_rows)[0] if needs[2] else None  # the sum over the rows, several times as fast as np.sum
     return gx, gw, gb
 
 
