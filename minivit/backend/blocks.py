@@ -71,7 +71,8 @@ def pieces(shape: tuple[int, int, int, int], itemsize: int, xp: Any = np) -> lis
     On a GPU, where everything at once is quickest, what is cut is only what would take too much memory.
     """
     B, h, N, M = shape
-    cached = max(1, (BLOCK_BYTES if xp is np else _GPU_BLOCK_BYTES) // max(M * itemsize, 1))  # rows
+    # twice a block: between few passes there are products, which want many rows
+    cached = max(1, (2 * BLOCK_BYTES if xp is np else _GPU_BLOCK_BYTES) // max(M * itemsize, 1))  # rows
     images, heads, rows = max(1, cached // max(h * N, 1)), min(h, max(1, cached // max(N, 1))), min(N, 8 * cached)
     found = []
     for b, i, r in product(range(0, B, images), range(0, h, heads), range(0, N, max(rows, 1))):

@@ -21,7 +21,7 @@ from minivit.models.patches import Normalize, PatchEmbedding, check_images
 from minivit.models.positions import RelativePositionBias, sinusoidal, sinusoidal_2d
 from minivit.nn import Dropout, LayerNorm, Linear, Module, Parameter, init
 
-_SMALL = 2_000_000  # parameters
+_SMALL = 6_000_000  # parameters: a ViT-Ti is, a ViT-S is not
 CHOICES = {
     "position": ("learned", "sinusoidal", "sinusoidal_2d", "relative", "none"),
     "pool": ("cls", "mean"),
