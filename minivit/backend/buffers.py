@@ -40,15 +40,28 @@ def empty(shape: tuple[int, ...], dtype: Any, xp: Any = np) -> Any:
         return xp.empty(shape, dtype)
     size = -(-size // _SMALLEST) * _SMALLEST  # rounded up, so that nearly equal shapes share
     _asked[size] = next(_clock)
-    try:
-        memory = _shelf[size].pop()
-        _on_shelf -= size
-    except (KeyError, IndexError):
+    memory = _from_shelf(size)
+    if memory is None:
         memory = memoryview(np.empty(size, np.uint8))  # type: ignore[arg-type]
+    else:
+        _on_shelf -= memory.nbytes
     root = np.frombuffer(memory, np.uint8)
     reference = weakref.ref(root, _take_back)
     _lent[id(reference)] = (reference, memory)
     return root[: prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+
+
+def _from_shelf(size: int) -> memoryview | None:
+    """Memory of this size that nobody uses, or a little more: gradients of weights go where activations were."""
+    near = sorted(s for s in list(_shelf) if size < s <= size + size // 8) if size not in _shelf or not _shelf[size] else ()
+    for s in (size, *near):
+        try:
+            memory = _shelf[s].pop()
+        except (KeyError, IndexError):  # none, or another thread was quicker
+            continue
+        _asked[s] = next(_clock)
+        return memory
+    return None
 
 
 def empty_like(x: Any, xp: Any = np) -> Any:

@@ -269,9 +269,9 @@ OPERATIONS = {  # large enough that threads take part
     "gelu": (mv.ops.gelu, (600, 400)),
     "gelu, tanh": (lambda x: mv.ops.gelu(x, approximate=True), (600, 400)),
     "layer_norm": (mv.ops.layer_norm, (1400, 128), (128,), (128,)),
-    "attention": (mv.ops.scaled_dot_product_attention, *[(12, 3, 65, 16)] * 3),
-    "attention with bias": (mv.ops.scaled_dot_product_attention, *[(12, 3, 65, 16)] * 3, (3, 65, 65)),
-    "multi-head attention": (lambda qkv: mv.ops.multi_head_attention(qkv, num_heads=3), (12, 65, 144)),
+    "attention": (mv.ops.scaled_dot_product_attention, *[(30, 3, 65, 16)] * 3),
+    "attention with bias": (mv.ops.scaled_dot_product_attention, *[(30, 3, 65, 16)] * 3, (3, 65, 65)),
+    "multi-head attention": (lambda qkv: mv.ops.multi_head_attention(qkv, num_heads=3), (30, 65, 144)),
 }
 
 

@@ -201,3 +201,16 @@ def test_arrays_that_live_at_exit_make_no_noise():
     code = "from minivit.backend import empty; a = empty((1 << 20,), 'uint8'); b = [a[3:]]; b.append(b)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_little_less_is_served_from_a_little_more():
+    a = empty((LARGE * 10,), np.uint8)
+    where = address(a)
+    del a
+    b = empty((LARGE * 9,), np.uint8)  # within an eighth
+    assert address(b) == where
+    del b
+    assert address(empty((LARGE * 10,), np.uint8)) == where  # all of it came back
+    c = empty((LARGE * 8,), np.uint8)
+    assert address(c) != where
+    assert on_shelf() == LARGE * 10
