@@ -6,6 +6,7 @@ the small ones, `training.py`, and `demo.py` for the whole story in one command.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -19,10 +20,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     arguments = parser().parse_args(argv)
     try:
-        return int(arguments.run(arguments) or 0)
+        code = int(arguments.run(arguments) or 0)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt as stop:
-        print(f"\nminivit {arguments.command}: {stop or 'interrupted'}", file=sys.stderr)
+        print(f"\nminivit {arguments.command}: {str(stop) or 'interrupted'}", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read has had enough, as `| head` does: no mistake; the rest has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except FloatingPointError as error:
         code = 1
         message: BaseException = error

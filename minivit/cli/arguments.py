@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import textwrap
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
 def add(subparsers: Any, name: str, run: Any, what: str, example: str) -> argparse.ArgumentParser:
     """A command: its name, the function that runs it, one line about it, and an example for its help."""
     command: argparse.ArgumentParser = subparsers.add_parser(
-        name, help=what, description=what, epilog=f"example:\n  {example}",
+        name, help=what, description=textwrap.fill(what, 80), epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
     command.add_argument("--traceback", action="store_true", help="show where an error came from")
