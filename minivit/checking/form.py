@@ -65,9 +65,11 @@ def form_of_call(
     if len(items) == len(merged):
         items = [items[i] for i in active]
     elif len(items) != len(active):
-        form.fault("wrong_count", f"the backward returned {len(items)} gradient{'s' * (len(items) != 1)} for "
-                   f"{len(merged)} input{'s' * (len(merged) != 1)}; return one per input, in their order", came=len(items),
-                   expected=len(merged))  # fmt: skip
+        what = f"{len(items)} gradient{'s' * (len(items) != 1)}"
+        what = "None" if came is None else "one array" if is_array(came) else what
+        advice = "is a return missing?" if came is None else "return a tuple of one per input, in their order"
+        form.fault("wrong_count", f"the backward returned {what} for {len(merged)} input{'s' * (len(merged) != 1)}; {advice}",
+                   came=len(items), expected=len(merged))  # fmt: skip
         return form
     for k, (i, item, name) in enumerate(zip(active, items, names)):
         like = merged[i]

@@ -162,8 +162,10 @@ class Property(Check):
                 found = self.test(watched.call, rng)
         except (Exception, SystemExit) as error:
             watched.give_up()
-            found = [Finding("unusable_result", f"{self.function} returned {_kind(watched.result)}, which cannot be used here: "
-                             f"{type(error).__name__}: {error}", {"came": _kind(watched.result)})]  # fmt: skip
+            why = "; is a return missing?" if watched.result is None else (
+                f", which cannot be used here: {type(error).__name__}: {error}")  # fmt: skip
+            found = [Finding("unusable_result", f"{self.function} returned {_kind(watched.result)}{why}",
+                             {"came": _kind(watched.result)})]  # fmt: skip
         watched.give_up()
         return found, values_text(self.function, found, None, None) if found else ""
 
@@ -227,6 +229,8 @@ class Watched:
 
 
 def _kind(value: Any) -> str:
+    if value is None:
+        return "None"
     return f"an array of shape {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
 
 

@@ -23,6 +23,25 @@ from minivit.exercises.marks import BEGIN, END, MARKER, split
 FOLDER = Path(__file__).parent
 MARK = "# minivit exercise: "  # opens a started file, so that it is known under any name
 
+OF_THE_FORM = {  # hints where no number is wrong yet, unless the exercise has its own
+    "wrong_count": (
+        "Read the annotation after -> in the function's first line: how many arrays are to come back?",
+        "All gradients are returned together, in the order of the inputs: `return gx, gy`.",
+    ),
+    "wrong_shape": (
+        "Write the shape beside each of your lines. Which one makes the last of them another than was asked for?",
+        "Call your function on small arrays whose axes all have different lengths, and print the shapes.",
+    ),
+    "wrong_dtype": (
+        "Print the type and the dtype of what you return. Which of your lines makes it so?",
+        "NumPy operations on float64 arrays give float64 arrays; a conversion by hand is not needed.",
+    ),
+    "unusable_result": (
+        "Call your function on a small input and print what comes back.",
+        "Compare that with the first line of the function and with the statement: what is to be returned?",
+    ),
+}
+
 _FILE = re.compile(r"e(\d\d)_([a-z][a-z0-9_]*)")
 
 
@@ -38,7 +57,8 @@ class Exercise:
         teaches: what it is for.
         start: the text that is handed out; `solved`: the same with the solution between its marks.
         checks: in their order.
-        hints: code of a finding -> (first hint, stronger hint); `function:code` is more exact, "" stands for the rest.
+        hints: code of a finding -> (first hint, stronger hint); `function:code` is more exact, "" stands for the rest
+            but for what `OF_THE_FORM` says.
         module: the file itself, imported: given functions and solution.
     """
 
@@ -56,9 +76,10 @@ class Exercise:
 
     def hint(self, function: str, code: str, level: int) -> str:
         """The hint on a finding, of level 1 or 2; empty if there is none."""
+        hints = {**OF_THE_FORM, **self.hints}
         for key in (f"{function}:{code}", code, f"{function}:", ""):
-            if key in self.hints:
-                return self.hints[key][min(level, 2) - 1]
+            if key in hints:
+                return hints[key][min(level, 2) - 1]
         return ""
 
 

@@ -51,8 +51,11 @@ def check_file(
         ValueError: it is of no exercise, or the time limit is not positive.
     """
     path = Path(path)
+    if path.is_dir():
+        raise FileNotFoundError(f"{str(path)!r} is a folder; give the file to check")
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {str(path)!r}")
+        guess = f"; did you mean {path}.py?" if Path(f"{path}.py").is_file() else ""
+        raise FileNotFoundError(f"there is no file {str(path)!r}{guess}")
     if path.suffix not in (".py", ".ipynb"):
         raise ValueError(f"{path}: expected a .py file or a notebook (.ipynb)")
     if not (math.isfinite(time_limit) and time_limit > 0):

@@ -33,7 +33,7 @@ class Outcome:
     report: str = ""
 
 
-@dataclass
+@dataclass(repr=False)
 class Result:
     """What came of an attempt.
 
@@ -89,6 +89,8 @@ class Result:
         if self.hint:
             lines += ["", *textwrap.wrap(f"hint: {self.hint}", 79, subsequent_indent="      ")]
         return "\n".join(lines)
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         rows = "".join(
@@ -148,7 +150,7 @@ def _misfit(exercise: Exercise, check: Check, functions: Functions) -> Outcome |
         near = difflib.get_close_matches(check.function, functions, 1)
         message = f"there is no function {check.function}" + (f"; there is {near[0]}: keep the names" if near else "")
         if came is not None:
-            message = f"{check.function} is a {type(came).__name__}, not a function; was the name used twice?"
+            message = f"{check.function} is not a function but of type {type(came).__name__}; was the name used twice?"
         return Outcome(check.title, check.function, WRONG, [Finding("missing_function", message, {})], message)
     try:
         inspect.signature(came).bind(*[None] * len(signature.parameters))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 _MOST = 6  # lines of the student's that are shown, three from either end of a recursion
 
 
 def explain_exception(error: BaseException, functions: Iterable[Callable[..., Any]] = (), files: Iterable[str] = ()) -> str:
-    """What was raised, in one line, and where, in the lines of the files given and of those the functions are from."""
+    """What was raised, in one line, and where, in the lines of the files given and of those the functions are from; never
+    in ours, where the solutions stand."""
     wanted = {*files, *(code.co_filename for f in functions if (code := getattr(f, "__code__", None)) is not None)}
+    wanted = {file for file in wanted if Path(file).parent != Path(__file__).parent}
     if isinstance(error, SystemExit):
         head = "the code ends the program (sys.exit); leave that out"
     else:
@@ -28,5 +32,8 @@ def explain_exception(error: BaseException, functions: Iterable[Callable[..., An
     for k, frame in enumerate(frames):
         if left_out > 0 and k == _MOST // 2:
             lines.append(f"  ... {left_out} more calls ...")
-        lines += [f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}', f"    {frame.line}"]
+        cell = re.search(r"ipykernel_\d+", frame.filename)  # a temporary name, which nobody knows
+        file = "A cell of the notebook" if cell else f'File "{frame.filename}"'
+        lines += [f"  {file}, line {frame.lineno}, in {frame.name}"]
+        lines += [f"    {frame.line}"] * bool(frame.line)  # typed at a prompt: there is no source
     return "\n".join(lines)

@@ -118,3 +118,16 @@ def test_an_operation_inside_a_function_is_named():
     assert finding.code == "missing_term"
     assert finding.evidence["operation"] == "swish"
     assert "s = 1 / (1 + np.exp(-x))" in finding.message
+
+
+def test_the_line_is_the_function_s_own():
+    """Also where its module is called something with numpy, or is one of ours; a bare ufunc's is that of no caller."""
+    space = {"np": np, "__name__": "my_numpy_layers"}
+    exec("def layer(x):\n    return np.exp(x)", space)
+    x = draw([(3,)], 1)[0]
+    assert trace(space["layer"], [x], [0], ["x"])[-1].line == 2
+    reuse = mv.exercises.find("product").module.reuse
+    assert trace(reuse, [x, x.copy()], [0, 1], ["x", "y"])[-1].text == "return x * s"
+    with pytest.raises(mv.GradcheckError) as caught:
+        mv.gradcheck(np.multiply, x, x + 1, vjp=lambda g, x, y: (g, g * x))
+    assert "(line" not in str(caught.value)

@@ -130,4 +130,5 @@ def test_a_result_that_a_property_cannot_use():
     assert findings(check, f=lambda n: [1])[0][0].code == "own"
     found, text = findings(check, f=lambda n: None)
     assert found[0].code == "unusable_result"
-    assert "a NoneType" in text
+    assert "f returned None; is a return missing?" in text
+    assert "a float, which cannot be used here: TypeError" in findings(check, f=float)[1]

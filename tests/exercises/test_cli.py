@@ -48,6 +48,12 @@ def test_from_start_to_passed(folder, capsys):
     assert [line.split()[1] for line in out.splitlines()] == names()
 
 
+def test_the_name_for_the_file(folder, capsys):
+    exercises("start", "product")
+    assert exercises("check", "product") == 2
+    assert "did you mean product.py?" in capsys.readouterr().err
+
+
 def test_list(capsys):
     assert exercises("list") == 0
     lines = capsys.readouterr().out.splitlines()
@@ -80,6 +86,7 @@ def test_start_keeps_what_is_there(folder, capsys):
     [
         (["check"], "no exercise was started here"),
         (["check", "nowhere.py"], "there is no file 'nowhere.py'"),
+        (["check", "."], "is a folder"),
         (["start", "produkt"], "did you mean 'product'"),
         (["status", "nowhere"], "there is no folder 'nowhere'"),
         (["handout", "out", "produkt"], "did you mean 'product'"),

@@ -44,8 +44,33 @@ def test_another_mistake_begins_with_its_first_hint():
 def test_the_nearest_hint_is_given():
     hints = {"f:a": ("1", "2"), "a": ("3", "4"), "f:": ("5", "6"), "": ("7", "8")}
     exercise = dataclasses.replace(find("product"), hints=hints)
+    assert exercise.hint("f", "wrong_count", 1).startswith("Read the annotation")
     asked = [("f", "a", 1), ("h", "a", 2), ("f", "b", 1), ("h", "b", 9)]
     assert [exercise.hint(*question) for question in asked] == ["1", "4", "5", "8"]
+
+
+def test_at_a_prompt_the_result_is_what_is_to_be_read():
+    result = mv.exercises.check("product", product_backward)
+    assert repr(result) == str(result)
+
+
+def test_an_exception_shows_no_line_of_ours():
+    def softmax_backward(g, x):
+        return g @ 3
+
+    report = mv.exercises.check("softmax", softmax_backward).failing.report
+    assert "return g @ 3" in report
+    assert "e04_softmax" not in report
+
+
+def test_a_cell_and_a_prompt_in_an_exception():
+    shown = []
+    for file in ("/tmp/ipykernel_1/2.py", "<stdin>"):
+        space = {}
+        exec(compile("\ndef product_backward(g, x, y):\n    return oops", file, "exec"), space)
+        shown.append(mv.exercises.check("product", space["product_backward"]).failing.report.splitlines()[1:])
+    cell, prompt = (f"  {file}, line 3, in product_backward" for file in ("A cell of the notebook", 'File "<stdin>"'))
+    assert shown == [[cell], [prompt]]
 
 
 def test_nothing_is_checked_after_a_failure():

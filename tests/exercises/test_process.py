@@ -57,7 +57,7 @@ def test_the_second_part_is_checked_though_the_first_is_not_done(attempt):
     [
         ("", "missing_function", "there is no function product_backward"),
         (GOOD.replace("product", "prodct") + REUSE, "missing_function", "there is prodct_backward"),
-        ("product_backward = 3\n", "missing_function", "is a int, not a function"),
+        ("product_backward = 3\n", "missing_function", "is not a function but of type int"),
         ("def product_backward(g, x):\n    return g\n", "wrong_parameters",
          "product_backward(g, x) cannot be called as product_backward(g, x, y)"),
         ("import numpy as np\nx = 1 / 0\n", "raised", "ZeroDivisionError: division by zero\n"
@@ -70,7 +70,8 @@ def test_the_second_part_is_checked_though_the_first_is_not_done(attempt):
         ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n", "exited", "SIGSEGV"),
         ("raise KeyboardInterrupt\n", "raised", "KeyboardInterrupt"),
         (GOOD.replace("g * y, g * x", "exit()"), "exited", "sys.exit"),
-        (GOOD.replace("g * y, g * x", "None"), "wrong_count", "gradient"),
+        (GOOD.replace("g * y, g * x", "None"), "wrong_count", "is a return missing?"),
+        (GOOD.replace("g * y, g * x", "g * y"), "wrong_count", "one array for 2 inputs"),
         (GOOD.replace("g * y, g * x", "open, 'x'"), "wrong_dtype", "not an array"),
         ("def product_backward(g, x, y):\n    return product_backward(g, x, y)\n", "raised", "more calls"),
         ("import numpy as np\nx = np.zeros(10**9)\n", "raised", "MemoryError"),
