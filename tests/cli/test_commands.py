@@ -82,6 +82,22 @@ def test_help_has_an_example(command, capsys):
     assert f"example:\n  minivit {command}" in capsys.readouterr().out
 
 
+def test_a_pipe_that_was_closed_and_ctrl_c(monkeypatch, capsys):
+    text = "import sys; from minivit.cli import main; sys.exit(main(['exercises', 'list']))"
+    process = subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 1
+
+    def stopped():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mv.exercises, "names", stopped)
+    assert main(["exercises", "list"]) == 130
+    assert capsys.readouterr().err == "\nminivit exercises: interrupted\n"
+
+
 def test_unwritable_run_folder(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main(["train", *TINY, "--run-dir", str(tmp_path / "file" / "run")]) == 2
