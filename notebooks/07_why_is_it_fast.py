@@ -408,7 +408,8 @@ print(f"new arrays take at most {fresh[costliest] / again[costliest]:.1f} times 
 #
 # The BLAS can use all cores for a product by itself. Its threads then wait *actively* for the next product, for a while, on
 # cores that the elementwise work in between could use. minivit cuts the product instead, one share of rows per core, and holds
-# the BLAS to one thread. Alone, and alternating with GELU as in the MLP:
+# the BLAS to one thread. Alone, and alternating with GELU as in the MLP. (One way after the other, not in turn: soon after the
+# BLAS's own threads were at work, shares on this machine take nearly twice as long.)
 
 # %%
 rows, weight = normal(M, D), normal(D, 4 * D)
@@ -428,10 +429,10 @@ def shares():
     for_shares(lambda share: np.matmul(rows[share], weight, out=hidden[share]), M, M * D * 4 * D)
 
 
-ways = {"one thread": one_thread, f"{CORES} threads of the BLAS": blas_threads, f"{CORES} shares, one BLAS thread each": shares}
+ways = {"one thread": one_thread, f"{CORES} shares, one BLAS thread each": shares, f"{CORES} threads of the BLAS": blas_threads}
 with threadpool_limits(CORES, "blas"):
-    alone = seconds(ways, least=0.02, budget=0.5)
-    with_gelu = seconds({name: lambda f=f: (f(), mv.ops.gelu(hidden)) for name, f in ways.items()}, least=0.02, budget=0.5)
+    alone = {name: seconds({name: f}, 0.02)[name] for name, f in ways.items()}
+    with_gelu = {name: seconds({name: lambda f=f: (f(), mv.ops.gelu(hidden))}, 0.02)[name] for name, f in ways.items()}
 
 fig, ax = plt.subplots(figsize=(7.4, 2.9), layout="constrained")
 for i, (times, label) in enumerate(((alone, "product alone"), (with_gelu, f"product, then GELU on {CORES} cores"))):
@@ -446,13 +447,12 @@ ax.legend(loc="lower right", bbox_to_anchor=(1, 1.08), ncols=2)
 plt.show()
 
 # %% [markdown]
-# Read the hatched bars: they are the step's own pattern. What the table in `docs/performance.md` says of an idle machine: a
-# ViT-Ti step took 523 ms instead of 601 when its small products, too, were held to one thread, and 808 instead of 505 when the
-# bias gradients alone escaped that rule.
+# On idle cores the two ways are about equal for the product alone; with GELU after it, shares are ahead. In a whole step it
+# adds up: the table in `docs/performance.md` has a ViT-Ti step at 523 ms instead of 601 when its small products, too, were
+# held to one thread, and at 808 instead of 505 when the bias gradients alone escaped that rule.
 #
-# Bars for several threads mean something only if as many cores were free; otherwise they say nothing about which way is better.
-# (A share that no helper has begun is done by the thread that asked. So on a busy machine shares fall back to the time of one
-# thread, while the BLAS uses all its threads regardless.) Were the cores free?
+# Bars for several threads mean something only if as many cores were free. (A share that no helper has begun is done by the
+# thread that asked, so that on a busy machine shares fall back to the time of one thread.) Were the cores free?
 
 # %%
 print(f"so far, other programs kept {others() or 0:.1f} of {CORES} cores busy (below 0.1: trust the bars)")
@@ -557,11 +557,11 @@ print(f"other programs kept {busy:.1f} of {CORES} cores busy while this notebook
       + (": what it says of several threads is not to be trusted" if busy > 0.1 else ""))
 
 # %% [markdown]
-# Per image, a larger batch is cheaper on one thread already: the interpreter's time is spread over more images. What threads
-# add needs free cores. On the idle machine of `docs/performance.md` shares took the digits-sized step (batch 64) from 33 ms to
-# 30, the MNIST-sized one from 123 to 106, ViT-Ti from 496 to 447, each against threads within operations. If the last line
-# above says that other programs were at work, the figure shows something else: threads that wait for each other on too few
-# cores. Two threads are two chances to be interrupted, and the step is done when the slower one is.
+# Per image, a larger batch is cheaper on one thread already: the interpreter's time is spread over more images. On idle cores
+# shares lose where the batch is small, for then each thread has the interpreter's work for a whole step and both want its lock;
+# from about 64 images on they gain. (`docs/performance.md`, against threads within operations: the digits-sized step, batch 64,
+# from 33 ms to 30; MNIST-sized 123 to 106; ViT-Ti 496 to 447.) If the last line above says that other programs were at work,
+# the figure shows something else: the step is done when the slower of the threads is.
 #
 # ## What it comes to
 #
