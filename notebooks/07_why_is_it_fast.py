@@ -522,7 +522,7 @@ def digits_step(batch):
 
 
 per_image = {"one thread": [], f"{CORES} threads, within each operation": [], f"{CORES} threads, the batch in shares": []}
-in_shares = digits._in_shares
+in_shares, not_in_shares = (lambda batch: True), (lambda batch: False)
 for batch in batches:
     call = digits_step(batch)
 
@@ -531,11 +531,12 @@ for batch in batches:
         digits._in_shares = cut  # whether the model cuts its batch
         call()
 
-    found = seconds(dict(zip(per_image, (lambda: with_threads(1, in_shares), lambda: with_threads(CORES, lambda: False),
+    found = seconds(dict(zip(per_image, (lambda: with_threads(1, not_in_shares), lambda: with_threads(CORES, not_in_shares),
                                          lambda: with_threads(CORES, in_shares)))), budget=0.5)
     for name, s in found.items():
         per_image[name].append(1e3 * s / batch)
 set_num_threads(None)
+del digits._in_shares
 
 fig, ax = plt.subplots(figsize=(6.6, 3.4), layout="constrained")
 for i, (name, values) in enumerate(per_image.items()):
@@ -559,8 +560,8 @@ print(f"other programs kept {busy:.1f} of {CORES} cores busy while this notebook
 # %% [markdown]
 # Per image, a larger batch is cheaper on one thread already: the interpreter's time is spread over more images. On idle cores
 # shares lose where the batch is small, for then each thread has the interpreter's work for a whole step and both want its lock;
-# from about 64 images on they gain. (`docs/performance.md`, against threads within operations: the digits-sized step, batch 64,
-# from 33 ms to 30; MNIST-sized 123 to 106; ViT-Ti 496 to 447.) If the last line above says that other programs were at work,
+# from about 64 images on they gain, and from there on a model of this size uses them. (`docs/performance.md`, against threads
+# within operations: the digits-sized step, batch 64, from 33 ms to 30; MNIST-sized 123 to 106; ViT-Ti 496 to 447.) If the last line above says that other programs were at work,
 # the figure shows something else: the step is done when the slower of the threads is.
 #
 # ## What it comes to

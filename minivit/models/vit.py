@@ -22,6 +22,7 @@ from minivit.models.positions import RelativePositionBias, sinusoidal, sinusoida
 from minivit.nn import Dropout, LayerNorm, Linear, Module, Parameter, init
 
 _SMALL = 6_000_000  # parameters: a ViT-Ti is, a ViT-S is not
+_WORTH_SHARES = 200_000_000
 CHOICES = {
     "position": ("learned", "sinusoidal", "sinusoidal_2d", "relative", "none"),
     "pool": ("cls", "mean"),
@@ -162,17 +163,20 @@ class ViT(Module):
         if intermediates:
             parts: dict[str, Any] = {}
             return self._logits(x, parts), parts
-        return in_shares(self._logits, x) if self._in_shares() else self._logits(x)
+        return in_shares(self._logits, x) if self._in_shares(len(x)) else self._logits(x)
 
-    def _in_shares(self) -> bool:
+    def _in_shares(self, batch: int) -> bool:
         """Whether every thread should compute some of the images from end to end.
 
         Only in a small model: in a large one every operation is worth dividing by itself, while the gradients of all
-        parameters, once per thread, take memory and time. And only if the logits of an image depend on that image alone:
-        not if masks are drawn for the batch, nor, for all one knows, if somebody put a module or function of their own in.
+        parameters, once per thread, take memory and time. Only with work enough to pay for the interpreter's, which every
+        thread then does. And only if the logits of an image depend on that image alone: not if masks are drawn for the
+        batch, nor, for all one knows, if somebody put a module or function of their own in.
         """
+        weights = 12 * self.config.depth * self.config.embed_dim**2
         random = self.training and (self.config.dropout or self.config.drop_path)
-        return self.config.embed_dim**2 * 12 * self.config.depth <= _SMALL and not random and all(
+        work = batch * self.patch_embed.num_patches * weights  # multiply-accumulates, about
+        return weights <= _SMALL and work >= _WORTH_SHARES and not random and all(
             type(module).__module__.startswith("minivit.") and "forward" not in vars(module) for module in self.modules()
         )
 

@@ -21,8 +21,8 @@ def test_it_sees_what_a_step_takes_and_gives_back():
 
 
 def test_it_sees_what_a_step_keeps():
-    kept = []
-    assert 47 * MB < memory.growth(lambda: kept.append(np.ones(16 * MB, np.uint8)), calls=3) < 64 * MB
+    kept = []  # of arrays so large that the C library never serves them from memory it has
+    assert 119 * MB < memory.growth(lambda: kept.append(np.ones(40 * MB, np.uint8)), calls=3) < 140 * MB
 
 
 def test_it_does_not_count_what_was_there_before():

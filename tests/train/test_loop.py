@@ -136,8 +136,13 @@ def test_on_the_other_device(standin, data):
     for m in (model, twin):
         mv.train.fit(m, data[0][:64], data[1], epochs=1, ema=0.9, **QUIET)
     assert model.device == "cuda"
-    for a, b in zip(model.state_dict().values(), twin.state_dict().values()):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    there, here = model.state_dict(), twin.state_dict()
+    width = make_model().config.embed_dim
+    for name, b in here.items():
+        a = there[name]
+        if name.endswith("qkv.bias"):  # that of the keys shifts all scores of a row: its gradient is 0, to rounding, and
+            a, b = (np.delete(v, np.s_[width : 2 * width]) for v in (a, b))  # Adam makes steps of the rounding
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 def test_it_runs_beside_the_main_thread(data):
