@@ -561,8 +561,9 @@ print(f"other programs kept {busy:.1f} of {CORES} cores busy while this notebook
 # Per image, a larger batch is cheaper on one thread already: the interpreter's time is spread over more images. On idle cores
 # shares lose where the batch is small, for then each thread has the interpreter's work for a whole step and both want its lock;
 # from about 64 images on they gain, and from there on a model of this size uses them. (`docs/performance.md`, against threads
-# within operations: the digits-sized step, batch 64, from 33 ms to 30; MNIST-sized 123 to 106; ViT-Ti 496 to 447.) If the last line above says that other programs were at work,
-# the figure shows something else: the step is done when the slower of the threads is.
+# within operations: the digits-sized step, batch 64, from 33 ms to 30; MNIST-sized 123 to 106; ViT-Ti 496 to 447.) If the
+# last line above says that other programs were at work, the figure shows something else: the step is done when the slower of
+# the threads is.
 #
 # ## What it comes to
 #
