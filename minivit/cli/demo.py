@@ -183,7 +183,7 @@ def _pictures(
                                    "Training accuracy is on adversarial images, test accuracy on natural ones.")  # fmt: skip
     figures["robust_accuracy"] = F("Accuracy against the attack's reach", viz.robust_accuracy(curves),
                                    "Accuracy under PGD against eps, a curve for each of the two models.",
-                                   "PGD-20 in L-inf; bars are 95 % intervals.")  # fmt: skip
+                                   "PGD-20 in L-inf from one random start; bars are 95 % intervals.")  # fmt: skip
     return figures
 
 
