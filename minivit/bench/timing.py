@@ -7,6 +7,7 @@ machine meets all of them, and ratios hold where times drift.
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import platform
 import time
@@ -86,7 +87,7 @@ def same_threads(n: int, peers: Sequence[str] = ()) -> Iterator[None]:
 
     torch: Any = None
     if {"pytorch", "torchattacks", "foolbox"} & set(peers):
-        import torch
+        torch = importlib.import_module("torch")
     before = mv.backend.num_threads(), torch and torch.get_num_threads()
     try:
         mv.backend.set_num_threads(n)
