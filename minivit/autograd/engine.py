@@ -147,7 +147,6 @@ def _walk(
     # id -> (cotangent so far, whether the engine made that array and may add to it in place)
     arrived: dict[int, tuple[Any, bool]] = {id(root): (gy, False)}
     found: dict[int, Any] = {}
-    mode.retaining = retain
     while nodes:
         node = nodes.pop()
         g, _ = arrived.pop(id(node), (None, False))
@@ -159,6 +158,7 @@ def _walk(
         needs = tuple(id(p) in useful for p in node.parents)
         if not any(needs):
             continue
+        mode.retaining = retain  # a walk within the last operation may have said otherwise
         gradients = node.op.backward(node, g, needs, create_graph)
         if len(gradients) != len(needs):
             raise ValueError(f"{node.op.name}.vjp: expected {len(needs)} gradients, one per input, got {len(gradients)}")

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from minivit.autograd.engine import Node, _leaves, _serial, _walk
+from minivit.autograd.engine import Node, _ancestors, _leaves, _serial, _walk
 from minivit.autograd.primitives import identity
 from minivit.autograd.tensor import Tensor, mode
 from minivit.backend import array_module, for_threads, num_threads
@@ -63,7 +63,10 @@ class _Shares:
 
     def backward(self, node: Node, g: Any, needs: tuple[bool, ...], create_graph: bool) -> tuple[Any, ...]:
         assert node.args is not None
-        if create_graph:  # once more, in one piece
+        if create_graph:  # once more, in one piece, if what it is computed from is still what it was
+            for _, _, y in self.shares:
+                for inner in _ancestors(y.node, self.before):
+                    inner.check_usable()
             before, alias = next(_serial), identity(node.args[0])
             gradients = _walk(self.f(alias), [alias.node, *self.outside], g, True, True, since=before)
             return tuple(gradients.get(id(t)) for t in (alias.node, *self.outside))

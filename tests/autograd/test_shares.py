@@ -88,12 +88,20 @@ def test_a_second_backward_needs_to_be_asked_for(threads):
         mv.grad(y, [w], G)
 
 
-def test_a_parameter_assigned_to_meanwhile_is_refused():
+def test_what_is_retained_stays_though_a_checkpoint_is_walked_first():
+    x, w = leaves()
+    y = mv.checkpoint(lambda z: mv.ops.tanh(z))(in_shares(layer(w), x))
+    first = mv.grad(y, [w], G, retain_graph=True)[0].numpy()
+    np.testing.assert_array_equal(mv.grad(y, [w], G)[0].numpy(), first)
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_a_parameter_assigned_to_meanwhile_is_refused(create_graph):
     x, w = leaves()
     y = in_shares(layer(w), x)
     w.assign_(W * 2)
     with pytest.raises(RuntimeError, match="assigned to"):
-        mv.grad(y, [x], G)
+        mv.grad(y, [x], G, create_graph=create_graph)
 
 
 def test_backward_adds_to_the_leaves():
