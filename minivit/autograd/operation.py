@@ -119,6 +119,8 @@ class Op:
         return rule
 
     def __call__(self, *args: Any, **options: Any) -> Any:
+        if mode.intercept is not None:
+            return mode.intercept(self, args, options)
         if not self.variadic and (len(args) != len(self.inputs) or any(name in options for name in self.inputs)):
             args, options = self._bind(args, options)
         if self.defaults:

@@ -12,7 +12,7 @@ and methods (`.sum()`, `.reshape()`, ...) are the operations of `primitives.py`,
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ class _Mode(threading.local):
     drawn: list[int] | None = None  # the steps at which random layers drew, where a checkpoint notes them
     replaying: Iterator[int] | None = None  # those steps, while a checkpointed function is computed again
     retaining = False  # whether the walk back that is under way leaves the graph as it is
+    intercept: Callable[..., Any] | None = None  # is called as (op, args, options) in the place of every operation
     depth = 0  # how many modules' calls are under way
 
 

@@ -24,8 +24,9 @@ import numpy as np
 from minivit.autograd import Tensor, no_grad
 from minivit.autograd.primitives import concatenate, identity, reshape
 from minivit.backend import device_of, is_array, to_device, to_numpy
-from minivit.checking.check import _cotangent, _Judge, _orders
+from minivit.checking.check import _cotangent, _orders
 from minivit.checking.differences import Refined, noise_of, refine
+from minivit.checking.judging import Judge
 from minivit.checking.problem import Arguments, Problem, Recorded, _forward, _parameter_names, check_output
 from minivit.checking.report import Finding, GradcheckError, Report
 
@@ -385,7 +386,7 @@ class _Search:
 
 
 class _Line:
-    """The analytic slope along a direction d, and the numeric one: `_Judge` for many tensors at once."""
+    """The analytic slope along a direction d, and the numeric one: `Judge` for many tensors at once."""
 
     def __init__(
         self, problem: Problem, x: list[Array], d: list[Array], g: Array, y: Array, analytic: list[Array], rtol: float
@@ -398,8 +399,8 @@ class _Line:
         self.judge = self._judge(np.finfo(np.float64).eps * self.size)
         self.error = 0.0
 
-    def _judge(self, noise: float) -> _Judge:
-        return _Judge(None, self.y, self.g, None, noise, self.size, self.rtol, None)
+    def _judge(self, noise: float) -> Judge:
+        return Judge(None, self.y, self.g, None, noise, self.size, self.rtol, None)
 
     def __call__(self, t: float) -> float:
         with np.errstate(all="ignore"):

@@ -24,7 +24,7 @@ from minivit.checking.report import Finding
 from minivit.checking.watching import History, Watch, others_in, places, same
 
 if TYPE_CHECKING:
-    from minivit.checking.check import Judged
+    from minivit.checking.judging import Judged
     from minivit.checking.problem import HandWritten, Problem, Recorded
 
 Array = np.ndarray

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -145,8 +146,7 @@ def reduced_lengths(p: Point) -> dict[str, int]:
     lengths: dict[str, int] = {}
     for x in p.inputs:
         for ours, theirs, whose in ((x.shape, p.y.shape, "a reduced axis"), (p.y.shape, x.shape, "a broadcast axis")):
-            left = list(theirs)
-            gone = [m for m in ours if m > 1 and not (m in left and not left.remove(m))]  # type: ignore[func-returns-value]
+            gone = [m for m in (Counter(ours) - Counter(theirs)).elements() if m > 1]
             for k in range(1, min(len(gone), 4) + 1):
                 for chosen in itertools.combinations(gone, k):
                     name = whose if k == 1 else f"{whose[2:-4]}axes together"

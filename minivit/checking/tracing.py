@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import linecache
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from minivit.autograd import Op
+from minivit.autograd.tensor import mode
 from minivit.checking.differences import STEP
 
 Array = np.ndarray
@@ -106,7 +108,7 @@ def trace(f: Callable[..., Any], arguments: list[Any], active: Iterable[int], na
     try:
         with np.errstate(all="ignore"):
             expected = np.asarray(f(*arguments), dtype=np.float64)
-            with _whole(np.vectorize, Op):
+            with _whole():
                 result = f(*watched)
     except Exception:  # whatever f raises on arrays that are not quite arrays: then there is no record
         return None
@@ -134,45 +136,59 @@ def trace(f: Callable[..., Any], arguments: list[Any], active: Iterable[int], na
     return kept
 
 
+_patching = threading.RLock()  # one at a time, so that what is put back is NumPy's own
+
+
 @contextmanager
-def _whole(*types: Any) -> Iterator[None]:
-    """Meanwhile a call of an object of these types, given a record, is one step: there is no looking inside."""
-    before = [t.__call__ for t in types]
+def _whole() -> Iterator[None]:
+    """Meanwhile a call of an operation or of `np.vectorize`, given a record, is one step: there is no looking inside."""
 
-    def recording(call: Any) -> Any:
-        def instead(self: Any, *args: Any, **kwargs: Any) -> Any:
-            given = _inside([args, kwargs])
-            if not given:
-                return call(self, *args, **kwargs)
-            name = str(getattr(self, "name", None) or getattr(getattr(self, "pyfunc", None), "__name__", "vectorize"))
-            return given[0]._record(lambda *a, **k: call(self, *a, **k), args, kwargs, name)
+    def step(name: str, call: Callable[..., Any], args: Any, options: Any) -> Any:
+        given = _inside([args, options])
+        return given[0]._record(call, args, options, name) if given else call(*args, **options)
 
-        return instead
+    def vectorized(self: Any, *args: Any, **options: Any) -> Any:
+        return step(getattr(self.pyfunc, "__name__", "vectorize"), lambda *a, **k: before(self, *a, **k), args, options)
 
-    for t, call in zip(types, before):
-        t.__call__ = recording(call)
-    try:
-        yield
-    finally:
-        for t, call in zip(types, before):
-            t.__call__ = call
+    with _patching, _intercepting(lambda op, args, options: step(op.name, _alone(op), args, options)):
+        before = np.vectorize.__call__  # NumPy offers no other way in
+        np.vectorize.__call__ = vectorized  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            np.vectorize.__call__ = before  # type: ignore[method-assign]
 
 
 def operations_called(f: Callable[[], Any]) -> list[tuple[Op, tuple[Any, ...], dict[str, Any]]]:
     """The calls of operations while f() runs, with their arguments."""
     calls = []
-    before = Op.__call__
 
-    def recording(self: Op, *args: Any, **options: Any) -> Any:
-        calls.append((self, args, options))
-        return before(self, *args, **options)
+    def note(op: Op, args: Any, options: Any) -> Any:
+        calls.append((op, args, options))
+        return _alone(op)(*args, **options)
 
-    Op.__call__ = recording  # type: ignore[method-assign]
-    try:
+    with _intercepting(note):
         f()
-    finally:
-        Op.__call__ = before  # type: ignore[method-assign]
     return calls
+
+
+@contextmanager
+def _intercepting(intercept: Callable[..., Any] | None) -> Iterator[None]:
+    before, mode.intercept = mode.intercept, intercept
+    try:
+        yield
+    finally:
+        mode.intercept = before
+
+
+def _alone(op: Op) -> Callable[..., Any]:
+    """The operation as it is when nobody intercepts it."""
+
+    def call(*args: Any, **options: Any) -> Any:
+        with _intercepting(None):
+            return op(*args, **options)
+
+    return call
 
 
 class Recorder(np.lib.mixins.NDArrayOperatorsMixin):

@@ -1,12 +1,13 @@
 """The record of a function's steps: complete, right, or refused; and nothing is left changed behind it."""
 
 import math
+import threading
 
 import numpy as np
 import pytest
 
 import minivit as mv
-from minivit.autograd import Op
+from minivit.autograd.tensor import mode
 from minivit.checking.tracing import trace
 from tests.checking.wrong_rules import draw
 from tests.checking.wrong_steps import RIGHT
@@ -90,10 +91,39 @@ def test_no_record_rather_than_a_wrong_one(f):
 
 
 def test_nothing_stays_changed():
-    vectorize, op = np.vectorize.__call__, Op.__call__
+    vectorize = np.vectorize.__call__
     trace(lambda x: mv.ops.exp(x) / 0 + [], draw([(2,)], 0), [0], ["x"])
     assert np.vectorize.__call__ is vectorize
-    assert Op.__call__ is op
+    assert mode.intercept is None
+
+
+def test_several_threads_may_check_at_once():
+    vectorize = np.vectorize.__call__
+    erf = np.vectorize(math.erf)
+    (x,) = draw([(3,)], 0)
+
+    def check(found):
+        for _ in range(10):
+            with pytest.raises(mv.GradcheckError) as caught:
+                mv.gradcheck(lambda x: erf(x) * x, x, vjp=lambda g, x: g * erf(x))
+            found.append(caught.value.report.findings[0].code)
+
+    found = []
+    threads = [threading.Thread(target=check, args=(found,)) for _ in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert found == ["missing_term"] * 40
+    assert np.vectorize.__call__ is vectorize
+
+
+def test_a_check_within_a_traced_function():
+    def f(x):
+        mv.gradcheck(lambda z: z * 2, np.ones(2), vjp=lambda g, z: 2 * g)
+        return np.exp(x)
+
+    assert len(trace(f, draw([(2,)], 0), [0], ["x"])) == 2
 
 
 def test_a_step_knows_its_line():
