@@ -42,6 +42,7 @@ _SAME_AXES = "only asked whether an axis is in it: a set written twice is the sa
 _NORMALIZED = "the ties are divided by their sum, so a common factor cancels"
 _BOOL = "a float times, plus or divided by a bool is that float's dtype"
 _SPEED = "a sum that is not added to in place is made anew: the same numbers, one array more"
+_KERNEL = "the array code, which computes the same"
 _CALL = "(lambda v: v if v is None else v * {})({})"
 _TUPLES = "tuple(range(ndim))", "tuple((a % ndim for a in (axis if isinstance(axis, tuple) else (axis,))))"
 # (operation, fault) -> why no test could see it
@@ -61,6 +62,10 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     **{(op, "() if piece.whole else ((gk, gk_), (gv, gv_))  ->  ((gk, gk_), (gv, gv_))"):
        "of a whole head the share is the gradient itself: it is written onto itself"
        for op in ("scaled_dot_product_attention", "multi_head_attention")},
+    **{(op, "if fast is not None: return fast  ->  if False: return fast"): _KERNEL
+       for op in ("gelu", "layer_norm", "softmax")},
+    **{(op, "if bias is None and attention_by_kernel.attend_vjp(g, q, k, v, out, scale, log_total, gq, gk, gv): return  ->  "
+            "if False: return"): _KERNEL for op in ("scaled_dot_product_attention", "multi_head_attention")},
     ("layer_norm", "0  ->  1"): "stands for a gradient that nobody needs; the engine drops it",
     ("engine", "if owned and (not create_graph) and total.ndim: total += g return (total, True)  ->  "
                "if False: total += g return (total, True)"): _SPEED,

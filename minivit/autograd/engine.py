@@ -40,14 +40,14 @@ class Node:
         self.out = out
         self.saved = saved
         # where each input's gradient goes: to the node that made it, to the leaf itself, or nowhere
-        self.parents = tuple(
+        self.parents = tuple([
             (a if a.node is None else a.node) if isinstance(a, Tensor) and a.requires_grad else None for a in args
-        )
-        self.shapes = tuple(getattr(a, "shape", ()) for a in arrays)
-        self.dtypes = tuple(getattr(a, "dtype", None) for a in arrays)
+        ])
+        self.shapes = tuple([getattr(a, "shape", ()) for a in arrays])
+        self.dtypes = tuple([getattr(a, "dtype", None) for a in arrays])
         kept = op._kept if len(op._kept) == len(args) else [op._kept[0]] * len(args)
-        self.args: tuple[Any, ...] | None = tuple(a if keep else None for a, keep in zip(args, kept))
-        self.versions = tuple(a.version if isinstance(a, Tensor) else 0 for a in self.args)
+        self.args: tuple[Any, ...] | None = tuple([a if keep else None for a, keep in zip(args, kept)])
+        self.versions = tuple([a.version if isinstance(a, Tensor) else 0 for a in self.args])
         self.line = _users_line() if mode.anomaly else None
 
     def check_usable(self) -> None:
@@ -142,8 +142,10 @@ def _walk(
     nodes = _ancestors(root, since)
     useful = set(wanted)  # ids of what leads to a target; inputs come before their users
     for node in nodes:
-        if any(id(p) in useful for p in node.parents):
-            useful.add(id(node))
+        for parent in node.parents:
+            if id(parent) in useful:
+                useful.add(id(node))
+                break
     # id -> (cotangent so far, whether the engine made that array and may add to it in place)
     arrived: dict[int, tuple[Any, bool]] = {id(root): (gy, False)}
     found: dict[int, Any] = {}
@@ -155,8 +157,8 @@ def _walk(
         if g is None:
             continue
         node.check_usable()
-        needs = tuple(id(p) in useful for p in node.parents)
-        if not any(needs):
+        needs = tuple([id(p) in useful for p in node.parents])
+        if True not in needs:
             continue
         mode.retaining = retain  # a walk within the last operation may have said otherwise
         gradients = node.op.backward(node, g, needs, create_graph)

@@ -29,10 +29,11 @@ from minivit.backend.blocks import (
     single_threaded_blas,
 )
 from minivit.backend.buffers import empty, empty_like
-from minivit.backend.kernels import gpu_kernel, kernel
+from minivit.backend.kernels import array_code, kernel, kernel_status
 
 __all__ = [
     "add_at",
+    "array_code",
     "array_module",
     "blocks",
     "device_of",
@@ -42,10 +43,10 @@ __all__ = [
     "for_pieces",
     "for_shares",
     "for_threads",
-    "gpu_kernel",
     "gpu_status",
     "is_array",
     "kernel",
+    "kernel_status",
     "num_threads",
     "resolve_device",
     "set_num_threads",

@@ -12,7 +12,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -29,8 +28,37 @@ class _Within(threading.local):
     share = False  # whether this thread is at work for `_run`
 
 
+class _Helper:
+    """A thread that waits for work: waking it takes less than starting one, or than asking a `ThreadPoolExecutor`."""
+
+    def __init__(self) -> None:
+        self.free = threading.Lock()  # held while it is at work
+        self._work = threading.Lock()  # held while there is none
+        self._work.acquire()
+        self._job: tuple[Callable[[], None], threading.Lock] | None = None
+        threading.Thread(target=self._wait, name="minivit", daemon=True).start()
+
+    def start(self, job: Callable[[], None]) -> threading.Lock:
+        """Hands over `job`; the lock that comes back can be acquired when it is done. Only for who holds `free`."""
+        done = threading.Lock()
+        done.acquire()
+        self._job = job, done
+        self._work.release()
+        return done
+
+    def _wait(self) -> None:
+        while True:
+            self._work.acquire()
+            assert self._job is not None
+            job, done = self._job
+            job()
+            self._job = job = None  # type: ignore[assignment]  # what it holds may die
+            self.free.release()
+            done.release()
+
+
 _within = _Within()
-_pool: ThreadPoolExecutor | None = None
+_helpers: list[_Helper] = []
 _threads: int | None = None
 
 
@@ -96,7 +124,8 @@ def for_shares(work: Callable[[slice], Any], rows: int, operations: float, xp: A
     """
     if xp is not np:
         return [work(slice(0, rows))]
-    shares = num_threads() if operations >= _WORTH_OPERATIONS and rows >= 2 * num_threads() else 1
+    worth_it = operations >= _WORTH_OPERATIONS and rows >= 2 * num_threads() and not _within.share
+    shares = num_threads() if worth_it else 1
     step = -(-rows // shares) if rows else 1
     return _run(work, [slice(i, min(i + step, rows)) for i in range(0, rows, step)] or [slice(0, 0)], shares > 1)
 
@@ -113,6 +142,7 @@ def _run(work: Callable[[Any], Any], todo: list[Any], worth_it: bool) -> list[An
         with single_threaded_blas:
             return [work(block) for block in todo]
     results: list[Any] = [None] * len(todo)
+    errors: list[BaseException] = []
     take = iter(range(len(todo)))  # next() on it is atomic
 
     def run() -> None:
@@ -123,19 +153,32 @@ def _run(work: Callable[[Any], Any], todo: list[Any], worth_it: bool) -> list[An
         finally:
             _within.share = False
 
+    def help() -> None:
+        try:
+            run()
+        except BaseException as error:  # is raised where it will be seen
+            errors.append(error)
+
     with single_threaded_blas:
-        helpers = [_workers().submit(run) for _ in range(min(num_threads(), len(todo)) - 1)]
+        # a helper at work for another thread is not waited for: it may be at the very work that called this
+        helping = [helper.start(help) for helper in _crew(len(todo) - 1) if helper.free.acquire(blocking=False)]
         try:
             run()
         finally:
             for _ in take:  # after an exception here, leave the helpers nothing more to do
                 pass
-            # a helper that has not begun is not waited for: the pool may be busy, with the very work that called this
-            wait([helper for helper in helpers if not helper.cancel()])
-        for helper in helpers:
-            if not helper.cancelled():
-                helper.result()  # raises what was raised there
+            for done in helping:
+                done.acquire()
+    if errors:
+        raise errors[0]
     return results
+
+
+def _crew(most: int) -> list[_Helper]:
+    """The helpers, one for each further thread, `most` at most."""
+    while len(_helpers) < num_threads() - 1:
+        _helpers.append(_Helper())
+    return _helpers[: min(num_threads() - 1, most)]
 
 
 class _SingleThreadedBlas:
@@ -188,23 +231,17 @@ def num_threads() -> int:
 
 def set_num_threads(n: int | None) -> None:
     """Sets the number of threads for elementwise work; None goes back to the number of cores."""
-    global _threads, _pool
+    global _threads
     if n is not None and n < 1:
         raise ValueError(f"n: expected at least 1 thread, got {n}")
-    _threads, _pool = n, None
+    _threads = n
 
 
-def _workers() -> ThreadPoolExecutor:
-    global _pool
-    if _pool is None:
-        _pool = ThreadPoolExecutor(max(num_threads() - 1, 1), thread_name_prefix="minivit")
-    return _pool
-
-
-def _forget_workers() -> None:
-    global _pool, single_threaded_blas
-    _pool, single_threaded_blas = None, _SingleThreadedBlas()
+def _forget_helpers() -> None:
+    global single_threaded_blas
+    _helpers.clear()
+    single_threaded_blas = _SingleThreadedBlas()
 
 
 if hasattr(os, "register_at_fork"):  # threads do not survive a fork, and their locks stay locked
-    os.register_at_fork(after_in_child=_forget_workers)
+    os.register_at_fork(after_in_child=_forget_helpers)

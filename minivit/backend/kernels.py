@@ -1,38 +1,235 @@
-"""The table of GPU kernels, keyed by operation, so that files of operations never name CuPy.
+"""Compiled twins of the fused operations' array code, where something can compile them.
 
-A fused operation asks `kernel(name, xp)` for a compiled twin of one of its passes and falls back to its array code:
+    fast = kernel("gelu", x)            # a function, or None: then use the array code
+    if fast: fast(x.size, x, out)
 
-    fast = kernel("gelu", xp)
-    out = fast(x) if fast else <array code>
+`kernels.c` holds them, written once for both machines: CuPy compiles it for a GPU, the system's C compiler for the
+processor, when the first one is asked for; the result is kept in the user's cache. Where there is no compiler, the array
+code computes the same, with more passes over memory. A kernel takes float32 arrays in C order (on a GPU float16 too)
+and lets other threads run meanwhile.
 
-The table is empty so far: on a GPU every operation runs its array code.
+MINIVIT_KERNELS=off in the environment, or `use_kernels(False)`, leaves everything to the array code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ctypes
+import hashlib
+import os
+import platform
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-_KERNELS: dict[str, Callable[[Any], Callable[..., Any]]] = {}  # name -> what builds the kernel, given the module cupy
-_BUILT: dict[tuple[str, Any], Callable[..., Any]] = {}  # (name, module) -> kernel
+_HERE = Path(__file__).parent
+_SIGNATURE = re.compile(r"^KERNEL (\w+)\((.*?)\) \{", re.MULTILINE | re.DOTALL)
+_OPTIONS = ["-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-w",
+            "-shared", "-fPIC"]
+_TYPES = {"size": ctypes.c_longlong, "float": ctypes.c_float}
+
+_enabled = os.environ.get("MINIVIT_KERNELS", "").lower() not in ("off", "0", "no")
+_lock = threading.Lock()
+_on_cpu: dict[str, Callable[..., None]] | None = None  # None: not compiled yet; empty: cannot be
+_why_not = ""
+_on_gpu: dict[tuple[str, str, Any], Callable[..., None] | None] = {}
 
 
-def gpu_kernel(name: str) -> Callable[[Callable[[Any], Callable[..., Any]]], Callable[[Any], Callable[..., Any]]]:
-    """Decorates `build(cupy) -> kernel`; the kernel is built when it is first asked for."""
+def kernel(name: str, *arrays: Any, strided: bool = False) -> Callable[..., None] | None:
+    """The kernel of that name for these arrays, or None: then use the array code.
 
-    def register(build: Callable[[Any], Callable[..., Any]]) -> Callable[[Any], Callable[..., Any]]:
-        _KERNELS[name] = build
-        return build
-
-    return register
-
-
-def kernel(name: str, xp: Any) -> Callable[..., Any] | None:
-    """The compiled kernel of that name for arrays of `xp`, or None: then use the array code."""
-    if xp is np or name not in _KERNELS:
+    The kernel takes numbers and arrays in the order of its line in `kernels.c`; None stands for an array that is not
+    wanted. It writes to its last arguments and returns nothing. With `strided`, only the numbers along the last axis need
+    to lie side by side.
+    """
+    if not _enabled:
         return None
-    if (name, xp) not in _BUILT:
-        _BUILT[name, xp] = _KERNELS[name](xp)
-    return _BUILT[name, xp]
+    for a in arrays:
+        if type(a) is not np.ndarray:
+            return _gpu_kernel(name, arrays)
+        if a.dtype != np.float32 or not (a.strides[-1] == 4 if strided else a.flags.c_contiguous):
+            return None
+    return (_cpu_kernels() if _on_cpu is None else _on_cpu).get(name)
+
+
+@contextmanager
+def array_code() -> Iterator[None]:
+    """Within this block no kernel is used, in any thread: for tests and comparisons."""
+    global _enabled
+    before, _enabled = _enabled, False
+    try:
+        yield
+    finally:
+        _enabled = before
+
+
+def kernel_status() -> str:
+    """For `minivit info`: what compiles the CPU's kernels, or why the array code runs alone."""
+    if not _enabled:
+        return "off (MINIVIT_KERNELS)"
+    return f"compiled by {_compiler()}" if _cpu_kernels() else f"none: {_why_not}"
+
+
+# ---- on the processor ----
+
+
+def _cpu_kernels() -> dict[str, Callable[..., None]]:
+    global _on_cpu, _why_not
+    with _lock:
+        if _on_cpu is None:
+            try:
+                _on_cpu = _load(_library())
+            except (OSError, subprocess.SubprocessError, RuntimeError) as error:
+                _on_cpu, _why_not = {}, str(error)
+    return _on_cpu
+
+
+def _source() -> str:
+    """All kernels, and for each a function `call_...` that finds the data of the NumPy arrays it is handed.
+
+    An array is handed over as its address, which Python knows at once, where asking NumPy for the address of its data
+    takes a microsecond. In the array's struct the data pointer follows the object's header, in every version of NumPy:
+    extension modules compiled years ago read it there too.
+    """
+    text = "".join((_HERE / name).read_text(encoding="utf-8") for name in ("kernels.c", "attention.c"))
+    glue = [f"\ntypedef struct {{ char header[{object.__basicsize__}]; void *data; }} array;\n"]
+    for name, parameters in _signatures(text):
+        outer = ", ".join(f"{'array *' if kind == '*' else kind + ' '}{word}" for kind, word in parameters)
+        inner = ", ".join(f"{word} ? {word}->data : 0" if kind == "*" else word for kind, word in parameters)
+        glue.append(f"void call_{name}({outer}) {{ {name}({inner}); }}\n")
+    return text + "".join(glue)
+
+
+def _signatures(text: str) -> list[tuple[str, list[tuple[str, str]]]]:
+    """(name, [(type, parameter), ...]) of every kernel; the type of an array is "*"."""
+    found = []
+    for name, parameters in _SIGNATURE.findall(text):
+        pairs = []
+        for parameter in parameters.split(","):
+            kind, _, word = parameter.strip().rpartition(" ")
+            pairs.append(("*", word[1:]) if word.startswith("*") else (kind, word))
+        found.append((name, pairs))
+    return found
+
+
+def _load(path: Path) -> dict[str, Callable[..., None]]:
+    library = ctypes.CDLL(str(path))
+    return {name: _caller(library[f"call_{name}"], parameters) for name, parameters in _signatures(_source())}
+
+
+def _caller(function: Any, parameters: list[tuple[str, str]]) -> Callable[..., None]:
+    function.restype = None
+    function.argtypes = [_TYPES.get(kind, ctypes.c_void_p) for kind, _ in parameters]
+
+    def call(*args: Any) -> None:
+        function(*[id(a) if type(a) is np.ndarray else a for a in args])
+
+    return call
+
+
+def _compiler() -> str | None:
+    if sys.platform in ("emscripten", "win32") or platform.python_implementation() != "CPython":
+        return None
+    if sys.platform == "darwin" and not Path("/Library/Developer/CommandLineTools/usr/bin/cc").exists():
+        return None  # there `cc` is a program that offers to install one, in a window
+    return shutil.which(os.environ.get("CC") or "cc") or shutil.which("gcc") or shutil.which("clang")
+
+
+def _library() -> Path:
+    """The compiled library, from the cache or, the first time, compiled into it.
+
+    Raises:
+        RuntimeError, OSError, subprocess.SubprocessError: if it cannot be had, saying why.
+    """
+    compiler = _compiler()
+    if compiler is None:
+        raise RuntimeError("no C compiler (cc, gcc or clang) was found")
+    source, real = _source(), os.path.realpath(compiler)
+    what = [source, real, str(os.stat(real).st_mtime_ns), platform.machine(), _processor(), *_OPTIONS]
+    path = _cache() / f"kernels-{hashlib.sha256(chr(0).join(what).encode()).hexdigest()[:32]}.so"
+    if path.exists():
+        return path
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        text, made = Path(folder) / "kernels.c", Path(folder) / "kernels.so"
+        text.write_text(source, encoding="utf-8")
+        for native in (["-march=native", "-mprefer-vector-width=512"], ["-march=native"], ["-mcpu=native"], []):
+            done = subprocess.run([compiler, *_OPTIONS, *native, "-o", str(made), str(text), "-lm"],
+                                  capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)  # fmt: skip
+            if done.returncode == 0:
+                os.replace(made, path)
+                return path
+    raise RuntimeError(f"{compiler} could not compile the kernels: {done.stderr.strip()[:500]}")
+
+
+def _processor() -> str:
+    """What the processor can do: a home directory may be shared by different machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        return platform.processor()
+
+
+def _cache() -> Path:
+    """The folder for compiled kernels: nobody else may write to it, or their code would run as ours."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    try:
+        folder = Path(home) / "minivit"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+        if found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and os.access(folder, os.W_OK):
+            return folder
+    except OSError:
+        pass
+    folder = Path(tempfile.mkdtemp(prefix="minivit-"))  # for this process alone
+    import atexit
+
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+# ---- on a GPU ----
+
+
+def _gpu_kernel(name: str, arrays: tuple[Any, ...]) -> Callable[..., None] | None:
+    from minivit.backend.arrays import array_module
+
+    xp = array_module(*arrays)
+    dtypes = {a.dtype for a in arrays}
+    if len(dtypes) > 1 or dtypes.pop() not in (np.float32, np.float16) or not all(a.flags.c_contiguous for a in arrays):
+        return None
+    key = name, arrays[0].dtype.name, xp
+    if key not in _on_gpu:
+        _on_gpu[key] = _gpu_caller(name, arrays[0].dtype, xp)
+    return _on_gpu[key]
+
+
+def _gpu_caller(name: str, dtype: Any, xp: Any) -> Callable[..., None] | None:
+    text = (_HERE / "kernels.c").read_text(encoding="utf-8")
+    parameters = dict(_signatures(text)).get(name)
+    if parameters is None or not hasattr(xp, "RawModule"):
+        return None
+    module = xp.RawModule(code=text, options=("-DHALF",) if dtype == np.float16 else ())
+    function = module.get_function(name)
+    numbers: list[Any] = [{"size": np.int64, "float": np.float32}.get(kind) for kind, _ in parameters]
+    by_row = parameters[0][1] != "n"  # a warp of 32 threads for each row; else a thread for each element
+
+    def call(*args: Any) -> None:
+        warps = args[0] if by_row else -(-args[0] // 32)
+        if warps:
+            given = tuple(a if number is None else number(a) for number, a in zip(numbers, args))
+            function((min(-(-warps // _WARPS), 1 << 20),), (32, _WARPS), given)
+
+    return call
+
+
+_WARPS = 8  # of a block: 256 threads

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from minivit.autograd import Tensor
-from minivit.backend import array_module, blocks, device_of, empty, for_blocks, to_device, to_numpy
+from minivit.backend import array_module, blocks, device_of, empty, for_blocks, kernel, to_device, to_numpy
 
 # Weight decay is for what multiplies. Biases and the gains of layer norms are vectors; the class token and position
 # embeddings are added, like biases, whatever their shape.
@@ -207,6 +207,10 @@ class Adam(Optimizer):
     def adam(self, theta: Any, g: Any, m: Any, v: Any) -> None:
         xp = array_module(theta)
         beta1, beta2 = self.betas
+        fast = kernel("adam", theta, g, m, v)
+        if fast:
+            fast(theta.size, self.lr, beta1, beta2, self.eps, 1 - beta1**self.t, 1 - beta2**self.t, theta, g, m, v)
+            return
         m *= beta1
         m += (1 - beta1) * g
         v *= beta2

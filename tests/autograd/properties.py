@@ -12,7 +12,7 @@ import pytest
 import minivit as mv
 from minivit.autograd import REGISTRY, Tensor
 from minivit.autograd.samples import Sample, samples
-from minivit.backend import to_numpy
+from minivit.backend import array_code, to_numpy
 from tests import cupy_standin
 
 STEP = 1e-3  # of finite differences; samples keep 0.1 from a kink
@@ -285,6 +285,19 @@ def device_is_host(op, sample, rng):
             all_close([to_numpy(a) for a in found], gradients(op, sample, g))
 
 
+def kernels_are_array_code(op, sample, rng):
+    """float32 by compiled kernels, where there is a compiler, against the array code: value, and gradients also alone."""
+    g = cotangent(op, sample, rng)
+    args = as_tensors(sample, np.float32)
+    found = op(*args, **sample.options).data, gradients(op, sample, g, np.float32)
+    alone = [gradients(op, sample._replace(wanted=(i,)), g, np.float32)[0] for i in sample.wanted]
+    with array_code():
+        expected = op(*args, **sample.options).data, gradients(op, sample, g, np.float32)
+    close(found[0], expected[0], 1e-5)
+    all_close(found[1], expected[1], 2e-5)
+    all_close(alone, expected[1], 2e-5)
+
+
 def kinks(op, sample, rng):
     """What holds where a function has no derivative: conventions, so equality."""
     for args, options, expected in KINKS.get(op.name, ()):
@@ -401,7 +414,7 @@ def checks(op):
     if op.name in LINEAR:
         chosen.append(adjoint)
     if op.reference is not None:
-        chosen += [fused_is_its_reference, fused_in_small_blocks]
+        chosen += [fused_is_its_reference, fused_in_small_blocks, kernels_are_array_code]
     if op.name in KINKS:
         chosen.append(kinks)
     return {check.__name__: check for check in chosen}

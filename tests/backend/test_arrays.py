@@ -11,15 +11,12 @@ from minivit.backend import (
     array_module,
     device_of,
     empty,
-    gpu_kernel,
     gpu_status,
     is_array,
-    kernel,
     resolve_device,
     to_device,
     to_numpy,
 )
-from minivit.backend import kernels as table
 
 HOST = np.arange(3.0)
 
@@ -130,26 +127,6 @@ def test_the_reason_why_there_is_no_gpu(monkeypatch, reason):
 
 def test_the_stand_in_passes_for_a_gpu(standin):
     assert gpu_status() == (True, "")
-
-
-# ---- the table of kernels ----
-
-
-def test_a_kernel_is_built_once_and_only_for_the_gpu(standin, monkeypatch):
-    monkeypatch.setattr(table, "_KERNELS", {})
-    monkeypatch.setattr(table, "_BUILT", {})
-    built = []
-
-    @gpu_kernel("double")
-    def build(cupy):
-        built.append(cupy)
-        return lambda x: x + x
-
-    assert kernel("double", np) is None
-    assert kernel("unknown", standin) is None
-    assert not built
-    assert kernel("double", standin) is kernel("double", standin)
-    assert built == [standin]
 
 
 def test_empty_on_a_device_is_the_devices_own(standin):

@@ -12,10 +12,10 @@ import math
 
 import numpy as np
 
-from minivit.autograd.fused import fused
+from minivit.autograd.fused import attention_by_kernel, fused
 from minivit.autograd.fused.softmax import softmax
 from minivit.autograd.primitives import getitem, matmul, reshape, swapaxes, transpose
-from minivit.backend import array_module, empty, for_pieces
+from minivit.backend import array_module, empty, for_pieces, kernel
 
 
 def attention_probabilities(q, k, bias=None, scale=None):
@@ -137,27 +137,43 @@ def _attend(q, k, v, bias, scale, out, keep):
     (B, h, N, d), M = q.shape, k.shape[2]
     scale = 1 / math.sqrt(d) if scale is None else scale
     log_total = xp.empty((B, h, N, 1), q.dtype) if keep else None
+    if bias is None and attention_by_kernel.attend(q, k, v, scale, out, log_total):
+        return log_total
     ones = xp.ones((M, 1), q.dtype)
 
     def work(piece):
         for at in piece.parts:
-            # One number for a whole head is the quickest to find and to subtract. Should a row lie so far below it that
-            # its total vanishes, every row gets its own. (On a GPU, where asking would mean waiting, at once.)
-            for axes in ((-2, -1), -1) if xp is np else (-1,):
-                e = _scores(q, k, bias, scale, at)  # (n, h, r, M)
-                m = e.max(axis=axes, keepdims=True)
-                e -= m
-                xp.exp(e, out=e)
-                z = xp.matmul(e, ones)  # (n, h, r, M) @ (M, 1) -> (n, h, r, 1): a sum, quicker than np.sum
-                if xp is np and z.min(initial=1) > _VANISHING[e.dtype.itemsize]:
-                    break
+            e, z, log_z = _exponentials(q, k, bias, scale, at, ones)
             xp.matmul(e, v[at[:2]], out=out[at])  # (n, h, r, M) @ (n, h, M, d) -> (n, h, r, d)
-            out[at] /= z  # here on d numbers, rather than on the M of a row of A
+            if z is not None:
+                out[at] /= z  # here on d numbers, rather than on the M of a row of A
             if log_total is not None:
-                log_total[at] = xp.log(z) + m
+                log_total[at] = log_z
 
     for_pieces(work, (B, h, N, M), q.itemsize, xp)
     return log_total
+
+
+def _exponentials(q, k, bias, scale, at, ones):
+    """(e, z, log Σ exp) of some scores: their softmax is e / z, or e where z is None."""
+    xp = array_module(q)
+    e = _scores(q, k, bias, scale, at)  # (n, h, r, M)
+    fast = kernel("softmax", e)
+    if fast:
+        log_z = xp.empty((*e.shape[:-1], 1), np.float32)
+        fast(log_z.size, e.shape[-1], e, e, log_z)
+        return e, None, log_z
+    # One number for a whole head is the quickest to find and to subtract. Should a row lie so far below it that its total
+    # vanishes, every row gets its own. (On a GPU, where asking would mean waiting, at once.)
+    for axes in ((-2, -1), -1) if xp is np else (-1,):
+        m = e.max(axis=axes, keepdims=True)
+        e -= m
+        xp.exp(e, out=e)
+        z = xp.matmul(e, ones)  # (n, h, r, M) @ (M, 1) -> (n, h, r, 1): a sum, quicker than np.sum
+        if axes == -1 or z.min(initial=1) > _VANISHING[e.dtype.itemsize]:
+            break
+        e = _scores(q, k, bias, scale, at)
+    return e, z, xp.log(z) + m
 
 
 def _attend_vjp(g, q, k, v, bias, out, scale, log_total, gq, gk, gv, gbias):
@@ -165,6 +181,8 @@ def _attend_vjp(g, q, k, v, bias, out, scale, log_total, gq, gk, gv, gbias):
     xp = array_module(q)
     (B, h, N, d), M = q.shape, k.shape[2]
     scale = 1 / math.sqrt(d) if scale is None else scale
+    if bias is None and attention_by_kernel.attend_vjp(g, q, k, v, out, scale, log_total, gq, gk, gv):
+        return
 
     def work(piece):
         keys = piece.images, piece.heads

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minivit.autograd.fused import fused
+from minivit.autograd.fused import by_kernel, fused
 from minivit.autograd.fused.softmax import log_softmax
 from minivit.autograd.primitives import getitem, mean, sum
 from minivit.autograd.tensor import Tensor
@@ -39,8 +39,11 @@ def cross_entropy(logits, labels, *, reduction="mean", label_smoothing=0.0):
     """
     xp = array_module(logits)
     labels = _check(logits, labels, reduction, label_smoothing)
-    B, K = logits.shape
-    rows = xp.arange(B)
+    fast = by_kernel.cross_entropy(logits, labels, label_smoothing)
+    if fast is not None:
+        losses, p = fast
+        return _reduced(losses, reduction), (p, labels)
+    rows = xp.arange(len(logits))
     log_p = logits - logits.max(axis=-1, keepdims=True)
     p = xp.exp(log_p)
     total = p.sum(axis=-1, keepdims=True)
@@ -49,8 +52,7 @@ def cross_entropy(logits, labels, *, reduction="mean", label_smoothing=0.0):
     losses = -log_p[rows, labels]
     if label_smoothing:
         losses = losses * (1 - label_smoothing) - log_p.mean(axis=-1) * label_smoothing
-    out = losses.mean() if reduction == "mean" else losses.sum() if reduction == "sum" else losses
-    return out, (p, labels)
+    return _reduced(losses, reduction), (p, labels)
 
 
 @cross_entropy.vjp
@@ -64,6 +66,10 @@ def _(g, probabilities, checked_labels, reduction, label_smoothing):
     gx[label] = -gx.sum(axis=-1)
     gx *= g / B if reduction == "mean" else g if reduction == "sum" else g[:, None]
     return gx, None
+
+
+def _reduced(losses, reduction):
+    return losses.mean() if reduction == "mean" else losses.sum() if reduction == "sum" else losses
 
 
 def _raw(x):

@@ -1,0 +1,331 @@
+"""The compiled kernels: right at the edges of their tiles and of float, one with the array code, and never in the way."""
+
+import ctypes
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import minivit as mv
+import minivit.backend.kernels as kernels
+from minivit.backend import array_code, kernel, kernel_status, set_num_threads
+
+HERE = Path(kernels.__file__).parent
+compiled = pytest.mark.skipif(
+    not kernels._cpu_kernels(), reason=f"the kernels are not compiled here: {kernels._why_not or 'they are off'}"
+)
+rng = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request):
+    set_num_threads(request.param)
+    yield request.param
+    set_num_threads(None)
+
+
+# ---- right ----
+
+
+@compiled
+@pytest.mark.parametrize(("approximate", "worst", "worst_slope"), [(False, 1.5e-7, 4e-7), (True, 1.5e-7, 2e-6)])
+def test_gelu_to_the_last_digits(approximate, worst, worst_slope):
+    x = np.concatenate([np.linspace(-12, 12, 200_001), [-1e30, -100.0, -0.0, 1e-40, 100.0, 1e30]]).astype(np.float32)
+    y, slope = np.empty_like(x), np.empty_like(x)
+    form = "gelu_tanh" if approximate else "gelu"
+    kernel(form, x)(x.size, x, y)
+    kernel(f"{form}_vjp", x)(x.size, np.ones_like(x), x, slope)
+    exact = x.astype(np.float64)
+    with np.errstate(over="ignore", under="ignore"):
+        if approximate:
+            u = math.sqrt(2 / math.pi) * (exact + 0.044715 * exact**3)
+            phi = 0.5 * (1 + np.tanh(u))
+            du = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * exact**2)
+            rest = np.where(np.abs(exact) > 50, 0, exact * 0.5 * (1 - np.tanh(u) ** 2) * du)
+        else:
+            phi = 0.5 * (1 + np.vectorize(math.erf)(exact / math.sqrt(2)))
+            rest = exact * np.exp(-(exact**2) / 2) / math.sqrt(2 * math.pi)
+        size = np.maximum(1, np.abs(exact))
+    assert np.max(np.abs(y - exact * phi) / size) < worst
+    assert np.max(np.abs(slope - (phi + rest))) < worst_slope
+
+
+@compiled
+def test_what_is_not_finite_goes_through():
+    x = np.array([np.nan, np.inf, -np.inf, 1.0], np.float32)
+    for form in ("gelu", "gelu_tanh"):
+        y, slope = np.empty_like(x), np.empty_like(x)
+        kernel(form, x)(4, x, y)
+        kernel(f"{form}_vjp", x)(4, np.ones_like(x), x, slope)
+        assert np.isnan(y[0])
+        assert y[1] == np.inf
+        assert np.isnan(slope[0])
+        assert np.isfinite(y[3])
+    for row, expected in [([np.nan, 0, 0], [np.nan] * 3), ([-np.inf, 0, 0], [0, 0.5, 0.5]), ([1e4, -1e4, 1e4], [0.5, 0, 0.5])]:
+        row = np.tile(np.array(row, np.float32), 11)  # longer than a vector, and with a remainder
+        expected = np.tile(np.array(expected) * 3 / 33, 11)
+        np.testing.assert_allclose(mv.ops.softmax(row[None])[0], expected, rtol=1e-6)
+    rows = normal(3, 64)
+    rows[1, 40] = np.nan
+    y = mv.ops.layer_norm(rows, np.ones(64, np.float32), np.zeros(64, np.float32))
+    assert np.isnan(y).any(axis=1).tolist() == [False, True, False]
+    q = normal(1, 2, 20, 16)
+    k = q.copy()
+    k[0, 1, 3, 5] = np.nan
+    out = mv.ops.scaled_dot_product_attention(q, k, q)
+    assert np.isfinite(out[0, 0]).all()
+    assert np.isnan(out[0, 1]).all()
+
+
+@compiled
+@pytest.mark.parametrize(
+    ("B", "h", "N", "M", "d", "dv"),
+    [(1, 1, 1, 1, 1, 1), (2, 3, 17, 17, 16, 16), (1, 3, 64, 64, 64, 64), (2, 1, 65, 63, 24, 5), (1, 1, 3, 512, 8, 16),
+     (1, 1, 130, 513, 16, 24), (1, 2, 70, 1030, 33, 32), (1, 5, 197, 197, 48, 48)],
+)  # fmt: skip
+def test_attention_at_the_edges_of_its_tiles(threads, B, h, N, M, d, dv):
+    q, k, v, g = normal(B, h, N, d) * 2, normal(B, h, M, d) * 2, normal(B, h, M, dv), normal(B, h, N, dv)
+    k[..., M // 2 :, :] *= 3  # the largest scores come late: what was summed before is scaled down
+    f = mv.ops.scaled_dot_product_attention
+
+    def run(dtype, op):
+        tensors = [mv.Tensor(x.astype(dtype), requires_grad=True) for x in (q, k, v)]
+        y = op(*tensors)
+        return [y.data, *(t.data for t in mv.grad(y, tensors, g.astype(dtype)))]
+
+    found = run(np.float32, f)
+    for a, b in zip(found, run(np.float64, f.reference)):
+        assert a.dtype == np.float32
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
+    for a, b in zip(found, run(np.float32, f)):
+        np.testing.assert_array_equal(a, b)  # the same threads, the same bytes
+
+
+@compiled
+def test_attention_of_views_and_of_no_tokens(threads):
+    packed = normal(3, 40, 3 * 2 * 20)
+    whole = mv.ops.multi_head_attention(packed, num_heads=2)
+    q, k, v = mv.ops.split_heads(packed, 2)
+    np.testing.assert_allclose(whole, mv.ops.merge_heads(mv.ops.scaled_dot_product_attention(q, k, v)), rtol=1e-6, atol=1e-6)
+    backwards = [np.ascontiguousarray(x[..., ::-1])[..., ::-1] for x in (q, k, v)]  # a last axis that runs backwards
+    np.testing.assert_allclose(mv.ops.scaled_dot_product_attention(*backwards), mv.ops.scaled_dot_product_attention(q, k, v),
+                               rtol=1e-4, atol=1e-5)  # fmt: skip
+    assert mv.ops.multi_head_attention(packed[:0], num_heads=2).shape == (0, 40, 40)
+
+
+@compiled
+def test_layer_norm_far_from_zero_and_in_threads(threads):
+    x, w, b, g = normal(5000, 77) + 300, normal(77), normal(77), normal(5000, 77)
+    tensors = [mv.Tensor(a, requires_grad=True) for a in (x, w, b)]
+    y = mv.ops.layer_norm(*tensors)
+    exact = [mv.Tensor(a.astype(np.float64), requires_grad=True) for a in (x, w, b)]
+    y64 = mv.ops.layer_norm.reference(*exact)
+    np.testing.assert_allclose(y.data, y64.data, atol=8e-5)  # half a last digit of 300, times the largest weight
+    for a, e in zip(mv.grad(y, tensors, g), mv.grad(y64, exact, g.astype(np.float64))):
+        np.testing.assert_allclose(a.data, e.data, rtol=1e-5, atol=1e-5 * np.abs(e.data).max())
+
+
+@compiled
+def test_adam_is_the_formula():
+    p = [mv.nn.Parameter(normal(300, 50)) for _ in range(2)]
+    q = [mv.nn.Parameter(a.numpy()) for a in p]
+    fast, plain = mv.train.AdamW(p, lr=0.01), mv.train.AdamW(q, lr=0.01)
+    for _ in range(4):
+        for a, b in zip(p, q):
+            a.grad = b.grad = mv.Tensor(normal(300, 50))
+        fast.step()
+        with array_code():
+            plain.step()
+    for a, b in zip(p, q):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-5, atol=1e-6)
+
+
+# ---- never in the way ----
+
+
+def test_arrays_that_no_kernel_takes_get_none():
+    assert kernel("gelu", np.ones(3)) is None  # float64
+    assert kernel("gelu", normal(4, 4).T) is None
+    assert kernel("gelu", normal(4, 4)[:, :2]) is None
+    assert kernel("attention", normal(4, 4)[:, ::2], strided=True) is None
+    with array_code():
+        assert kernel("gelu", normal(4)) is None
+
+
+@compiled
+def test_a_kernel_is_there_for_float32():
+    assert callable(kernel("gelu", normal(4, 4)))
+    assert callable(kernel("attention", normal(4, 4)[:, :2], strided=True))
+    assert kernel_status().startswith("compiled by ")
+
+
+CODE = """
+import numpy as np, minivit as mv
+from minivit.backend import kernel_status
+x = np.linspace(-3, 3, 50, dtype=np.float32)
+print(kernel_status(), "|", mv.ops.gelu(x).sum())
+"""
+
+
+def status(tmp_path, **environment):
+    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), **environment}
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    said, total = done.stdout.split("|")
+    assert float(total) == pytest.approx(34.19345, rel=1e-6)  # whoever computed it
+    return said.strip()
+
+
+def test_without_a_compiler_the_array_code_computes(tmp_path):
+    assert status(tmp_path, PATH=str(tmp_path), CC="") == "none: no C compiler (cc, gcc or clang) was found"
+
+
+def test_with_a_broken_compiler_the_array_code_computes(tmp_path):
+    broken = tmp_path / "cc"
+    broken.write_text("#!/bin/sh\necho no licence >&2\nexit 1\n")
+    broken.chmod(0o755)
+    assert re.match(r"none: .*cc could not compile the kernels: no licence", status(tmp_path, CC=str(broken)))
+
+
+def test_kernels_can_be_switched_off(tmp_path):
+    assert status(tmp_path, MINIVIT_KERNELS="off") == "off (MINIVIT_KERNELS)"
+
+
+@compiled
+def test_compiled_once_and_kept(tmp_path):
+    assert status(tmp_path).startswith("compiled by")
+    (kept,) = (tmp_path / "minivit").iterdir()
+    before = kept.stat().st_mtime_ns
+    assert status(tmp_path).startswith("compiled by")
+    assert [f.stat().st_mtime_ns for f in (tmp_path / "minivit").iterdir()] == [before]
+
+
+@compiled
+def test_a_cache_that_others_can_write_to_is_not_used(tmp_path):
+    (tmp_path / "minivit").mkdir()
+    (tmp_path / "minivit").chmod(0o777)
+    assert status(tmp_path).startswith("compiled by")
+    assert not list((tmp_path / "minivit").iterdir())
+
+
+# ---- on a GPU ----
+
+
+def test_the_cuda_compiler_takes_every_kernel(tmp_path):
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        pytest.skip("nvcc is not installed")
+    shutil.copy(HERE / "kernels.c", tmp_path / "kernels.cu")
+    for half in ([], ["-DHALF"]):
+        done = subprocess.run([nvcc, "-arch=sm_80", "-cubin", *half, "-o", "out.cubin", "kernels.cu"], cwd=tmp_path,
+                              capture_output=True, text=True)  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+class RawModule:
+    """The stand-in's: compiles the text for this processor, checks a launch as CUDA would not, and runs it once."""
+
+    def __init__(self, *, code, options=()):
+        assert set(options) <= {"-DHALF"}
+        self.half = "-DHALF" in options
+        self.signatures = dict(kernels._signatures(code))
+        glue = "\n".join(
+            f"void call_{name}({', '.join('void *' + w if k == '*' else k + ' ' + w for k, w in parameters)}) "
+            f"{{ {name}({', '.join(w for _, w in parameters)}); }}"
+            for name, parameters in self.signatures.items()
+        )
+        self.types = {
+            name: re.findall(r"(real|float|size) \*?\w+", text)
+            for name, text in re.findall(r"^KERNEL (\w+)\((.*?)\) \{", code, re.MULTILINE | re.DOTALL)
+        }
+        folder = RawModule.folder
+        (folder / "k.c").write_text(code + glue)
+        subprocess.run(["cc", *kernels._OPTIONS, "-o", folder / "k.so", folder / "k.c", "-lm"], check=True)
+        self.library = ctypes.CDLL(folder / "k.so")
+
+    def get_function(self, name):
+        def launch(grid, block, args):
+            assert block == (32, 8)
+            assert len(grid) == 1
+            assert grid[0] >= 1
+            assert len(args) == len(self.types[name])
+            given, back = [], []
+            for a, (kind, _), held in zip(args, self.signatures[name], self.types[name]):
+                if kind != "*":
+                    assert type(a) is {"size": np.int64, "float": np.float32}[kind]
+                    given.append({"size": ctypes.c_longlong, "float": ctypes.c_float}[kind](a))
+                    continue
+                if a is None:
+                    given.append(None)
+                    continue
+                dtype = {"size": np.int64, "float": np.float32, "real": np.float16 if self.half else np.float32}[held]
+                assert a.dtype == dtype, f"{name}: an array of {a.dtype}, {dtype} expected"
+                assert a._host.flags.c_contiguous
+                host = a._host.astype(np.float32) if dtype == np.float16 else a._host
+                back.append((a._host, host))
+                given.append(ctypes.c_void_p(host.ctypes.data))
+            self.library[f"call_{name}"](*given)
+            for array, computed in back:
+                if array is not computed:
+                    array[...] = computed
+
+        return launch
+
+
+@pytest.fixture
+def device(standin, monkeypatch, tmp_path):
+    """The stand-in with kernels: what runs them on a GPU runs, on the kernels' text for the processor."""
+    RawModule.folder = tmp_path
+    monkeypatch.setattr(standin, "RawModule", RawModule, raising=False)
+    monkeypatch.setattr(kernels, "_on_gpu", {})
+    return standin
+
+
+def on_device(xp, f, *arrays):
+    tensors = [mv.Tensor(xp.asarray(a), requires_grad=True) for a in arrays]
+    y = f(*tensors)
+    g = np.random.default_rng(1).standard_normal(y.shape).astype(arrays[0].dtype)
+    return [y.numpy(), *(t.numpy() for t in mv.grad(y, tensors, xp.asarray(g)))]
+
+
+@compiled
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("f", [
+    lambda x: mv.ops.gelu(x), lambda x: mv.ops.gelu(x, approximate=True), lambda x: mv.ops.softmax(x),
+    lambda x: mv.ops.layer_norm(x, x[0] * 0 + 1, x[1]), lambda x: mv.ops.cross_entropy(x, np.arange(40), reduction="none"),
+    lambda x: mv.ops.cross_entropy(x, np.arange(40)[::-1], label_smoothing=0.1),
+    lambda x: mv.ops.multi_head_attention(x.reshape(2, 20, 48), num_heads=2),
+], ids=["gelu", "gelu_tanh", "softmax", "layer_norm", "cross_entropy", "smoothed", "attention"])  # fmt: skip
+def test_launches_on_a_device(device, f, dtype):
+    x = (2 * normal(40, 48)).astype(dtype)
+    found = on_device(device, f, x)
+    assert kernels._on_gpu
+    assert all(kernels._on_gpu.values()) or "attention" in {name for name, *_ in kernels._on_gpu}
+    exact = on_device(np, f, x.astype(np.float64))
+    for a, b in zip(found, exact):
+        assert a.dtype == dtype
+        tolerance = 1e-5 if dtype == np.float32 else 5e-3
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max())
+
+
+@compiled
+def test_adam_on_a_device(device):
+    start, g = normal(50, 7), normal(50, 7)
+    p, host = mv.Tensor(device.asarray(start), requires_grad=True), mv.Tensor(start, requires_grad=True)
+    for parameter, xp in ((p, device), (host, np)):
+        opt = mv.train.Adam([parameter], lr=0.1)
+        parameter.grad = mv.Tensor(xp.asarray(g))
+        opt.step()
+    assert ("adam", "float32", device) in kernels._on_gpu
+    np.testing.assert_allclose(p.numpy(), host.numpy(), rtol=1e-6)
