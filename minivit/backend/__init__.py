@@ -8,6 +8,7 @@ and the same lines then run on both. There is no global switch, so both devices 
 This room is the only one that names CuPy, and it imports it only when it is handed a CuPy array or told to use a GPU.
 """
 
+from minivit.backend import products
 from minivit.backend.arrays import (
     add_at,
     array_module,
@@ -30,9 +31,11 @@ from minivit.backend.blocks import (
 )
 from minivit.backend.buffers import empty, empty_like
 from minivit.backend.kernels import gpu_kernel, kernel
+from minivit.backend.products import allow_tf32
 
 __all__ = [
     "add_at",
+    "allow_tf32",
     "array_module",
     "blocks",
     "device_of",
@@ -47,6 +50,7 @@ __all__ = [
     "is_array",
     "kernel",
     "num_threads",
+    "products",
     "resolve_device",
     "set_num_threads",
     "single_threaded_blas",

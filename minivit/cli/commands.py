@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from minivit.cli.arguments import add, add_data, add_device, add_seed, check_fits, load_data, new_run_dir, numbers, whole
+from minivit.cli.arguments import add, add_data, add_device, add_seed, check_fits, load_data, new_run_dir, numbers, place, whole
 
 
 def add_commands(subparsers: Any) -> None:
@@ -64,7 +64,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     model = mv.models.load(arguments.model)
     _, test = load_data(arguments)
     check_fits(model, test)
-    scores = mv.train.evaluate(model.to(mv.backend.resolve_device(arguments.device)), test)
+    scores = mv.train.evaluate(model.to(place(arguments)), test)
     if arguments.json:
         print(json.dumps({**scores, "images": len(test), "data": arguments.data}))
     else:
@@ -78,7 +78,7 @@ def attack(arguments: argparse.Namespace) -> None:
     model = mv.models.load(arguments.model)
     _, test = load_data(arguments)
     check_fits(model, test)
-    model.to(mv.backend.resolve_device(arguments.device))
+    model.to(place(arguments))
     options = {name: getattr(arguments, name) for name in ("steps", "restarts") if getattr(arguments, name) is not None}
     if options and arguments.attack == "fgsm":
         raise ValueError(f"--{next(iter(options))}: FGSM takes one step; it belongs to --attack pgd")

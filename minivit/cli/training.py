@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from minivit.cli.arguments import add, add_data, add_device, add_seed, load_data, new_run_dir, positive, whole
+from minivit.cli.arguments import add, add_data, add_device, add_seed, load_data, new_run_dir, place, positive, whole
 
 # what suits a data set: the model's shape and the length of its training; every option overrides its entry
 PRESETS: dict[str, dict[str, Any]] = {
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
             image_size=(height, width), channels=channels, num_classes=train.num_classes, seed=arguments.seed,
             **{name: value for name, value in options.items() if value is not None},
         )  # fmt: skip
-    model.to(mv.backend.resolve_device(arguments.device))
+    model.to(place(arguments))
     fit_options = {name: _chosen(arguments, preset, name) for name in FIT_OPTIONS}
     print(f"{type(model).__name__}({model.describe()}), {model.num_parameters():,} parameters")
     print(f"{arguments.data}: {len(train):,} training and {len(test):,} test images; writing to {run_dir}")

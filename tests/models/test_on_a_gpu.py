@@ -1,0 +1,46 @@
+"""What a step of a Vision Transformer asks of a GPU, seen through the stand-in: that nothing is copied or waited for."""
+
+import numpy as np
+import pytest
+
+import minivit as mv
+from minivit.backend import products
+from tests import cupy_standin
+
+CONFIG = {"image_size": 8, "patch_size": 4, "channels": 1, "embed_dim": 12, "depth": 2, "num_heads": 3, "num_classes": 5}
+
+
+@pytest.fixture
+def model(standin):
+    return mv.models.ViT(**CONFIG, seed=0).to("cuda")
+
+
+@pytest.fixture
+def images(standin):
+    return mv.Tensor(standin.asarray(np.random.default_rng(0).random((6, 8, 8, 1), dtype=np.float32)))
+
+
+LABELS = np.array([0, 1, 2, 3, 4, 0])
+
+
+def calls(model, images):
+    """The products of one step of training."""
+    del cupy_standin.products[:]
+    loss = mv.ops.cross_entropy(model(images), LABELS)
+    mv.grad(loss, list(model.parameters()))
+    return list(cupy_standin.products)
+
+
+def test_no_product_copies_its_operands(model, images):
+    made = calls(model, images)
+    assert {call["name"] for call in made} == {"gemmEx", "gemmStridedBatchedEx"}
+    # of each layer's attention: Q Kᵀ, its totals, A V; and Q Kᵀ, Aᵀ ∂, ∂ Vᵀ, ∂S K, ∂Sᵀ Q, each once per head
+    assert sum(call["name"] == "gemmStridedBatchedEx" for call in made) == 2 * (3 * 2 + 1 + 3 * 5)
+    assert all(call["batch"] == len(images) or call["batch"] == 3 * len(images) for call in made if "batch" in call)
+
+
+def test_tf32_reaches_every_product(model, images, monkeypatch):
+    monkeypatch.setattr(products, "_told", {})
+    assert not any(call["tf32"] for call in calls(model, images))
+    with mv.allow_tf32():
+        assert all(call["tf32"] for call in calls(model, images))
