@@ -17,6 +17,7 @@ from minivit.backend.arrays import (
     is_array,
     resolve_device,
     to_device,
+    to_floats,
     to_numpy,
 )
 from minivit.backend.blocks import (
@@ -55,5 +56,6 @@ __all__ = [
     "set_num_threads",
     "single_threaded_blas",
     "to_device",
+    "to_floats",
     "to_numpy",
 ]

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from minivit.autograd import Tensor, anomaly, ops
-from minivit.backend import array_module, to_numpy
+from minivit.backend import array_module, device_of, to_device, to_floats
 from minivit.data import Dataset, batches
 from minivit.data import shift as shift_images
 from minivit.data.dataset import natural
@@ -56,7 +56,8 @@ class CrossEntropy:
     def __call__(
         self, model: Any, images: Any, labels: np.ndarray, indices: np.ndarray, step: int
     ) -> tuple[Tensor, Tensor]:
-        logits = model(images)  # (B, H, W, C) -> (B, K)
+        # the data set has looked at its pixels; a model does so again with arrays, and would have to wait for a GPU
+        logits = model(images if device_of(images) == "cpu" else Tensor(images))  # (B, H, W, C) -> (B, K)
         return ops.cross_entropy(logits, labels, label_smoothing=self.label_smoothing), logits
 
 
@@ -208,22 +209,23 @@ def _step(
         return loss, logits
 
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what is not finite is dealt with here
+        loss: Any = Tensor(math.nan)
+        correct: Any = 0
         try:
             loss, logits = forward_and_backward()
-            value = float(loss)
+            correct = (logits.data.argmax(axis=1) == to_device(labels, logits.device)).sum()
         except (ValueError, FloatingPointError):  # from an attack within the objective, say: is that the reason?
             if np.isfinite(predict(now.model, images)).all():
                 raise
-            value = math.nan
         norm = clip_grad_norm(now.optimizer.params, clip_norm)
+        value, norm, correct = to_floats(loss.data, norm, correct)  # the one time that a GPU is waited for
         if not math.isfinite(value) or not math.isfinite(norm):
             raise FloatingPointError(_diagnosis(now, epoch, value, norm, forward_and_backward))
         now.before = [p.data for p in now.optimizer.params]
         now.optimizer.step()
         if now.ema is not None:
             now.ema.update()
-    right = to_numpy(logits.data).argmax(axis=1) == labels
-    return value, int(right.sum())
+    return value, int(correct)
 
 
 def _diagnosis(now: _Training, epoch: int, loss: float, norm: float, again: Callable[[], Any]) -> str:

@@ -44,3 +44,20 @@ def test_tf32_reaches_every_product(model, images, monkeypatch):
     assert not any(call["tf32"] for call in calls(model, images))
     with mv.allow_tf32():
         assert all(call["tf32"] for call in calls(model, images))
+
+
+def test_a_step_of_training_waits_for_nothing(model, images):
+    model = mv.models.ViT(**CONFIG, dropout=0.1, drop_path=0.1, position="relative").to("cuda").train()
+    optimizer, ema = mv.train.AdamW(model.named_parameters()), mv.train.EMA(model.parameters())
+    mv.ops.cross_entropy(model(images), LABELS)  # the first array that moves shows whether the GPU works
+    before = cupy_standin.synchronizations()
+    for max_norm in (1e-6, 1e6):
+        optimizer.zero_grad()
+        loss = mv.ops.cross_entropy(model(images), LABELS, label_smoothing=0.1)
+        loss.backward()
+        norm = mv.train.clip_grad_norm(model.parameters(), max_norm)
+        optimizer.step()
+        ema.update()
+    assert cupy_standin.synchronizations() == before
+    assert float(norm) > 0
+    assert cupy_standin.synchronizations() == before + 1
