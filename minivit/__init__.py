@@ -28,6 +28,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "no_grad": ("minivit.autograd", "no_grad"),
     "op": ("minivit.autograd", "op"),
     "checkpoint": ("minivit.autograd", "checkpoint"),
+    "autocast": ("minivit.autograd", "autocast"),
     "allow_tf32": ("minivit.backend", "allow_tf32"),
     "anomaly": ("minivit.autograd", "anomaly"),
     "ops": ("minivit.autograd.ops", None),
@@ -57,6 +58,7 @@ if TYPE_CHECKING:  # what `__getattr__` finds, for editors and type checkers
     from minivit import viz as viz
     from minivit.autograd import Tensor as Tensor
     from minivit.autograd import anomaly as anomaly
+    from minivit.autograd import autocast as autocast
     from minivit.autograd import checkpoint as checkpoint
     from minivit.autograd import grad as grad
     from minivit.autograd import no_grad as no_grad

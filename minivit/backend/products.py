@@ -47,8 +47,8 @@ def wide(dtype: Any) -> np.dtype:
 def _on_cpu(a: Any, b: Any, out: Any) -> Any:
     if a.dtype != np.float16 or b.dtype != np.float16:
         return np.matmul(a, b, out=out)
-    product = np.matmul(a.astype(np.float32), b.astype(np.float32))  # exact products: 11 bits times 11 bits
-    with np.errstate(over="ignore"):  # what float16 does not hold is inf, as on a GPU
+    with np.errstate(over="ignore", invalid="ignore"):  # what float16 does not hold is inf, as on a GPU
+        product = np.matmul(a.astype(np.float32), b.astype(np.float32))  # exact products: 11 bits times 11 bits
         if out is None:
             return product.astype(np.float16)
         out[...] = product

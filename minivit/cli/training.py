@@ -19,7 +19,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 PRESETS["fashion_mnist"] = PRESETS["mnist"]
 MODEL_OPTIONS = ("patch_size", "embed_dim", "depth", "num_heads", "pool", "position", "dropout")
-FIT_OPTIONS = ("epochs", "batch_size", "lr", "shift", "weight_decay", "label_smoothing", "ema")
+FIT_OPTIONS = ("epochs", "batch_size", "lr", "shift", "weight_decay", "label_smoothing", "ema", "precision")
 
 
 def add_commands(subparsers: Any) -> None:
@@ -34,6 +34,7 @@ def add_commands(subparsers: Any) -> None:
     command.add_argument("--weight-decay", type=float, help="of AdamW")
     command.add_argument("--label-smoothing", type=float, help="part of the target spread over all classes")
     command.add_argument("--ema", type=float, help="decay of the average of weights, 0.999 say")
+    command.add_argument("--precision", choices=("float32", "float16"), help="float16: mixed precision, for a GPU")
     command.add_argument("--model", metavar="PATH", help="start from this model instead of fresh weights")
     command.add_argument("--patch-size", type=whole(1), help="pixels per side of a patch; must divide the image")
     command.add_argument("--embed-dim", type=whole(1), help="width D")
@@ -90,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _chosen(arguments: argparse.Namespace, preset: dict[str, Any], name: str) -> Any:
-    value = getattr(arguments, name)
+    value = getattr(arguments, name, None)  # a run of an earlier version, gone on with, lacks what came later
     return preset.get(name) if value is None else value
 
 

@@ -187,3 +187,13 @@ def test_tf32_is_allowed_where_it_is_asked_for(given, model_file, standin, monke
     monkeypatch.setattr(products, "_told", {})
     assert main(["evaluate", "--model", str(model_file), "--device", "cuda", *["--tf32"] * given]) == 0
     assert {call["tf32"] for call in cupy_standin.products} == {given}
+
+
+def test_training_in_float16(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *TINY, "--precision", "float16", "--run-dir", "run"]) == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["training"]["precision"] == "float16"
+    assert main(["train", *TINY, "--run-dir", "plain"]) == 0
+    assert json.loads((tmp_path / "plain" / "config.json").read_text())["training"]["precision"] == "float32"
+    with pytest.raises(SystemExit):
+        main(["train", "--precision", "float8"])
