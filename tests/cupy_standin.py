@@ -172,6 +172,16 @@ class _Pointer:
         self.ptr = ptr
 
 
+class _Pool:
+    """The memory pool: of a device whose memory is the host's, so its size is that of nothing."""
+
+    def total_bytes(self):
+        return 0
+
+    def free_all_blocks(self):
+        pass
+
+
 class Device:
     """The one device there is."""
 
@@ -829,6 +839,9 @@ def _build():
     cupy.cuda.runtime.getDeviceCount = lambda: 1
     modules["cupyx.scipy.special"].erf = _erf
     cupy.cuda.get_cublas_handle = lambda: 1
+    cupy.cuda.runtime.getDeviceProperties = lambda device: {"name": b"no GPU at all"}
+    cupy.cuda.runtime.runtimeGetVersion = lambda: 12090
+    cupy.get_default_memory_pool = _Pool
     vars(modules["cupy_backends.cuda.libs.cublas"]).update(_CUBLAS, gemmStridedBatchedEx=_gemm_strided_batched_ex)
     vars(modules["cupy_backends.cuda.api.runtime"]).update(_RUNTIME)
     vars(modules["cupy._core._routines_linalg"]).update(
