@@ -142,6 +142,16 @@ def test_half_precision_is_added_up_in_float32(standin, xp_name):
     assert np.isinf(float(matmul(ones * 100, ones.swapaxes(1, 2))[0, 0, 0]))  # and without a warning
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_sums_of_products_of_rows(xp, dtype):
+    a, b = heads(2, 3, 4, 5), heads(2, 3, 4, 5)
+    found = to_numpy(products.dot_rows(xp.asarray(a.astype(dtype)), xp.asarray(b.astype(dtype))))
+    assert found.dtype == products.wide(dtype)
+    np.testing.assert_allclose(found, (a * b).sum(axis=-1), rtol=2 * ERRORS[dtype], atol=2 * ERRORS[dtype])
+    ones = xp.ones((1, 5000), dtype)
+    assert float(products.dot_rows(ones, ones)[0]) == 5000
+
+
 def test_without_the_private_function_the_product_is_the_same(standin, monkeypatch):
     a, b = standin.asarray(stack(2, 3, 4)), standin.asarray(stack(2, 4, 2))
     monkeypatch.setattr(products, "_FOUND", {})

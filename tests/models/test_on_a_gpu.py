@@ -46,6 +46,24 @@ def test_tf32_reaches_every_product(model, images, monkeypatch):
         assert all(call["tf32"] for call in calls(model, images))
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize(("precision", "tf32", "allowed"), [
+    ("float32", False, 1e-4), ("float32", True, 2e-2), ("float16", False, 2e-2),
+])
+def test_a_step_on_a_gpu_is_that_on_the_cpu(precision, tf32, allowed):
+    x, model = np.random.default_rng(0).random((6, 8, 8, 1), dtype=np.float32), mv.models.ViT(**CONFIG, seed=0)
+
+    def gradients():
+        with mv.allow_tf32(tf32), mv.autocast(precision):
+            loss = mv.ops.cross_entropy(model(mv.Tensor(x).to(model.device)), LABELS)
+            return [g.numpy() / 1024 for g in mv.grad(loss * 1024, list(model.parameters()))]
+
+    here = gradients()
+    model.to("cuda")
+    for a, b in zip(gradients(), here):
+        assert np.linalg.norm(a - b) <= allowed * np.linalg.norm(b) + 1e-7
+
+
 def test_a_step_of_training_waits_for_nothing(model, images):
     model = mv.models.ViT(**CONFIG, dropout=0.1, drop_path=0.1, position="relative").to("cuda").train()
     optimizer, ema = mv.train.AdamW(model.named_parameters()), mv.train.EMA(model.parameters())

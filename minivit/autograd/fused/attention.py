@@ -178,8 +178,7 @@ def _attend_vjp(g, q, k, v, bias, out, scale, log_total, gq, gk, gv, gbias):
             a = _scores(q, k, bias, scale, at, log_total[at])
             xp.exp(a, out=a)
             _add_product(gv_, a.astype(q.dtype, copy=False).swapaxes(-1, -2), g[at], add)  # out = A V
-            g_, out_ = (x[at].astype(wide, copy=False) for x in (g, out))
-            along = xp.einsum("bhnd,bhnd->bhn", g_, out_)[..., None]  # = Σ A ∂A over a row, since out = A V
+            along = products.dot_rows(g[at], out[at])[..., None]  # = Σ A ∂A over a row, since out = A V
             gs = _rows_by_rows(g[at], v[keys], along)
             gs *= a  # A = softmax(S): ∂S = A (∂A - Σ A ∂A)
             if gbias is not None:
