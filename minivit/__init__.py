@@ -28,6 +28,8 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "no_grad": ("minivit.autograd", "no_grad"),
     "op": ("minivit.autograd", "op"),
     "checkpoint": ("minivit.autograd", "checkpoint"),
+    "autocast": ("minivit.autograd", "autocast"),
+    "allow_tf32": ("minivit.backend", "allow_tf32"),
     "anomaly": ("minivit.autograd", "anomaly"),
     "ops": ("minivit.autograd.ops", None),
     "gradcheck": ("minivit.checking", "gradcheck"),
@@ -56,11 +58,13 @@ if TYPE_CHECKING:  # what `__getattr__` finds, for editors and type checkers
     from minivit import viz as viz
     from minivit.autograd import Tensor as Tensor
     from minivit.autograd import anomaly as anomaly
+    from minivit.autograd import autocast as autocast
     from minivit.autograd import checkpoint as checkpoint
     from minivit.autograd import grad as grad
     from minivit.autograd import no_grad as no_grad
     from minivit.autograd import op as op
     from minivit.autograd import ops as ops
+    from minivit.backend import allow_tf32 as allow_tf32
     from minivit.checking import GradcheckError as GradcheckError
     from minivit.checking import gradcheck as gradcheck
 

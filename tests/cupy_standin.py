@@ -22,6 +22,7 @@ Where it is stricter on purpose, to catch what would be slow or undefined:
 - `broadcast_to` gives a view that cannot be written to (in CuPy one can, and writes to all of its shadows).
 """
 
+import ctypes
 import math
 import sys
 import types
@@ -162,6 +163,23 @@ class _Flags:
         self.c_contiguous, self.f_contiguous, self.owndata = flags.c_contiguous, flags.f_contiguous, flags.owndata
 
     __slots__ = ("c_contiguous", "f_contiguous", "owndata")  # so nothing else, `writeable` least of all, can be set
+
+
+class _Pointer:
+    """Where an array begins. The address is real, so that `_gemm_strided_batched_ex` can read what lies there."""
+
+    def __init__(self, ptr):
+        self.ptr = ptr
+
+
+class _Pool:
+    """The memory pool: of a device whose memory is the host's, so its size is that of nothing."""
+
+    def total_bytes(self):
+        return 0
+
+    def free_all_blocks(self):
+        pass
 
 
 class Device:
@@ -314,6 +332,7 @@ class ndarray:
     nbytes = property(lambda self: self._host.nbytes)
     strides = property(lambda self: self._host.strides)
     itemsize = property(lambda self: self._host.itemsize)
+    data = property(lambda self: _Pointer(self._host.ctypes.data))
 
 
 METHODS = {  # name -> parameters, CuPy's
@@ -660,6 +679,11 @@ def _function(name):
         if name == "matmul":
             for item in args[:2]:
                 _array(item, name)
+            if args[0].ndim == args[1].ndim == 2:
+                tf32 = args[0].dtype.char == "f" and _get_compute_type("f") == _LINALG["COMPUTE_TYPE_TF32"]
+                products.append({"name": "gemmEx", "dtype": args[0].dtype.name, "tf32": tf32})
+            else:
+                products.append({"name": "copies", "dtype": args[0].dtype.name, "tf32": False})
         elif name == "einsum":
             for item in args[1:]:
                 _array(item, name)
@@ -724,6 +748,60 @@ def _erf(x):
     return _wrap(np.vectorize(math.erf, otypes=[x.dtype])(_array(x, "erf")))
 
 
+# --- cuBLAS ----------------------------------------------------------------------------------------------------------
+
+_CUBLAS = {  # as CuPy 14.2 has them
+    "CUBLAS_OP_N": 0, "CUBLAS_OP_T": 1, "CUBLAS_GEMM_DEFAULT": -1, "CUBLAS_COMPUTE_32F": 68,
+    "CUBLAS_COMPUTE_32F_FAST_TF32": 77, "CUBLAS_COMPUTE_64F": 70,
+}  # fmt: skip
+_RUNTIME = {"CUDA_R_16F": 2, "CUDA_R_32F": 0, "CUDA_R_64F": 1}
+_LINALG = {"COMPUTE_TYPE_TBD": 0, "COMPUTE_TYPE_DEFAULT": 1, "COMPUTE_TYPE_TF32": 7}
+_compute_types = {}  # dtype -> what set_compute_type said
+products = []  # the calls of cuBLAS so far, as dicts; of `matmul` of two matrices: {"name": "gemmEx", "tf32": ...}
+
+
+def _set_compute_type(dtype, compute_type):
+    if compute_type not in _LINALG.values():
+        raise ValueError(f"Unknown compute type: {compute_type}")
+    _compute_types[np.dtype(dtype).char] = compute_type
+
+
+def _get_compute_type(dtype):
+    return _compute_types.get(np.dtype(dtype).char, 1)
+
+
+def _gemm_strided_batched_ex(
+    handle, transa, transb, m, n, k, alpha, A, Atype, lda, strideA, B, Btype, ldb, strideB, beta, C, Ctype, ldc, strideC,
+    batchCount, computeType, algo,
+):  # fmt: skip
+    """C = alpha op(A) op(B) + beta C for every matrix of a stack, on memory, read column by column as cuBLAS does."""
+    for value in (handle, transa, transb, m, n, k, alpha, A, Atype, lda, strideA, B, ldb, strideB, C, ldc, strideC):
+        if not isinstance(value, (int, np.integer)):
+            raise TypeError(f"an integer is required, got {type(value)}")
+    dtypes = {code: np.dtype(name) for name, code in (("f2", 2), ("f4", 0), ("f8", 1))}
+    supported = {(2, 2, 68), (2, 0, 68), (0, 0, 68), (0, 0, 77), (1, 1, 70)}
+    legal = lda >= (k if transa else m) and ldb >= (n if transb else k) and ldc >= m
+    if Atype != Btype or (Atype, Ctype, computeType) not in supported or not legal or min(m, n, k, batchCount) < 0:
+        raise RuntimeError("CUBLAS_STATUS_INVALID_VALUE")
+    double = computeType == 70
+    scalars = [np.ctypeslib.as_array((ctypes.c_double if double else ctypes.c_float).from_address(x)) for x in (alpha, beta)]
+
+    def matrices(address, code, rows, columns, leading, stride):
+        dtype, last = dtypes[code], (batchCount - 1) * stride + (columns - 1) * leading + rows
+        memory = np.frombuffer((ctypes.c_char * (last * dtype.itemsize)).from_address(address), dtype)
+        steps = [step * dtype.itemsize for step in (stride, 1, leading)]
+        return np.lib.stride_tricks.as_strided(memory, (batchCount, rows, columns), steps)
+
+    a = matrices(A, Atype, *((k, m) if transa else (m, k)), lda, strideA)
+    b = matrices(B, Btype, *((n, k) if transb else (k, n)), ldb, strideB)
+    c = matrices(C, Ctype, m, n, ldc, strideC)
+    a, b = (x.astype(np.float64 if double else np.float32) for x in (a, b))
+    product = _quiet(np.matmul, a.swapaxes(1, 2) if transa else a, b.swapaxes(1, 2) if transb else b)
+    _quiet(c.__setitem__, ..., product * scalars[0] + (c * scalars[1] if scalars[1] else 0))
+    products.append({"name": "gemmStridedBatchedEx", "dtype": dtypes[Atype].name, "batch": batchCount,
+                     "tf32": computeType == 77, "transposed": (transa, transb)})  # fmt: skip
+
+
 # --- The modules -----------------------------------------------------------------------------------------------------
 
 
@@ -736,7 +814,10 @@ def _build():
     cupy = _Module("cupy")
     modules = {"cupy": cupy}
     rooms = "cupy.cuda cupy.cuda.runtime cupy.linalg cupy.lib cupy.lib.stride_tricks"
-    for path in (rooms + " cupyx cupyx.scipy cupyx.scipy.special").split():
+    rooms += " cupy._core cupy._core._routines_linalg"
+    backends = "cupy_backends cupy_backends.cuda cupy_backends.cuda.libs cupy_backends.cuda.libs.cublas "
+    backends += "cupy_backends.cuda.api cupy_backends.cuda.api.runtime"
+    for path in (rooms + " cupyx cupyx.scipy cupyx.scipy.special " + backends).split():
         modules[path] = _Module(path)
         parent, _, name = path.rpartition(".")
         if parent:
@@ -757,6 +838,15 @@ def _build():
     cupy.cuda.Device, cupy.cuda.is_available = Device, lambda: True
     cupy.cuda.runtime.getDeviceCount = lambda: 1
     modules["cupyx.scipy.special"].erf = _erf
+    cupy.cuda.get_cublas_handle = lambda: 1
+    cupy.cuda.runtime.getDeviceProperties = lambda device: {"name": b"no GPU at all"}
+    cupy.cuda.runtime.runtimeGetVersion = lambda: 12090
+    cupy.get_default_memory_pool = _Pool
+    vars(modules["cupy_backends.cuda.libs.cublas"]).update(_CUBLAS, gemmStridedBatchedEx=_gemm_strided_batched_ex)
+    vars(modules["cupy_backends.cuda.api.runtime"]).update(_RUNTIME)
+    vars(modules["cupy._core._routines_linalg"]).update(
+        _LINALG, set_compute_type=_set_compute_type, get_compute_type=_get_compute_type
+    )
     return modules
 
 
@@ -766,8 +856,10 @@ cupy = MODULES["cupy"]
 
 def install(monkeypatch):
     """Put the stand-in where `import cupy` finds it, until the test is over; gives the module `cupy`."""
-    for name in [n for n in sys.modules if n.partition(".")[0] in ("cupy", "cupyx")]:
+    for name in [n for n in sys.modules if n.partition(".")[0] in ("cupy", "cupyx", "cupy_backends")]:
         monkeypatch.delitem(sys.modules, name)
     for name, module in MODULES.items():
         monkeypatch.setitem(sys.modules, name, module)
+    _compute_types.clear()
+    products.clear()
     return cupy

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from minivit.attacks.victim import Model, checked_logits
+from minivit.attacks.victim import Model, checked_logits, require_finite
 from minivit.autograd.engine import grad
 from minivit.autograd.tensor import Tensor, recording
 from minivit.backend import array_module
@@ -70,8 +70,7 @@ def input_gradient(model: Model, x: Any, y: Any, targets: Any = None) -> tuple[A
             )
         losses, direction = objective(logits.data, y, targets)
         (g,) = grad(logits, [images], direction)  # the sum over the images: each gets its own, whatever the batch
-    if not bool(array_module(x).isfinite(g.data).all()):
-        raise ValueError("model: the gradient of the loss by the images contains NaN or infinity; mv.anomaly() finds where")
+    require_finite(g.data, "model: the gradient of the loss by the images contains NaN or infinity; mv.anomaly() finds where")
     return losses, logits.data, g.data
 
 

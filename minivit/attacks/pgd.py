@@ -18,8 +18,8 @@ import numpy as np
 from minivit.attacks import norms, validate
 from minivit.attacks.loss import input_gradient, objective, success
 from minivit.attacks.result import AttackResult, assess
-from minivit.attacks.victim import Model, logits_of
-from minivit.backend import array_module, to_numpy
+from minivit.attacks.victim import Model, checked_together, logits_of
+from minivit.backend import array_module, to_floats, to_numpy
 from minivit.backend.random import as_seed
 from minivit.nn.module import evaluating
 
@@ -115,28 +115,31 @@ def pgd(
             if rows.start == 0:
                 validate.warn_of_probabilities(to_numpy(logits))
 
-            best = images
+            # from here on nothing is read before the walks are over: a GPU is not waited for in between
+            totals, best = [], images
             best_success, best_loss = success(logits, labels, aims), objective(logits, labels, aims)[0]
             if keep == "last":  # x is no candidate: whatever comes is better
                 best_success, best_loss = xp.zeros_like(best_success), xp.full_like(best_loss, -xp.inf)
-            for r in range(restarts):
-                start = images
-                if random_start:
-                    start = norms.random_start(images, given.eps, given.norm, seed, r, index[rows])
-                    start = norms.project(start, images, given.eps, given.norm, given.bounds)
-                walk = iterates(
-                    model, images, labels, start, steps=steps, targets=aims,
-                    eps=given.eps, norm=given.norm, step_size=step_size, bounds=given.bounds,
-                )
-                for t, (x_t, loss, logits) in enumerate(walk):
-                    history[r, t] += float(loss.sum())
-                    advance()
-                    if keep == "last" and t < steps:
-                        continue
-                    fooled = success(logits, labels, aims)
-                    better = (fooled & ~best_success) | ((fooled == best_success) & (loss > best_loss))
-                    best = xp.where(better.reshape((-1,) + (1,) * (images.ndim - 1)), x_t, best)
-                    best_success, best_loss = best_success | fooled, xp.where(better, loss, best_loss)
+            with checked_together():
+                for r in range(restarts):
+                    start = images
+                    if random_start:
+                        start = norms.random_start(images, given.eps, given.norm, seed, r, index[rows])
+                        start = norms.project(start, images, given.eps, given.norm, given.bounds)
+                    walk = iterates(
+                        model, images, labels, start, steps=steps, targets=aims,
+                        eps=given.eps, norm=given.norm, step_size=step_size, bounds=given.bounds,
+                    )
+                    for t, (x_t, loss, logits) in enumerate(walk):
+                        totals.append(loss.sum())
+                        advance()
+                        if keep == "last" and t < steps:
+                            continue
+                        fooled = success(logits, labels, aims)
+                        better = (fooled & ~best_success) | ((fooled == best_success) & (loss > best_loss))
+                        best = xp.where(better.reshape((-1,) + (1,) * (images.ndim - 1)), x_t, best)
+                        best_success, best_loss = best_success | fooled, xp.where(better, loss, best_loss)
+            history += np.reshape(to_floats(*totals), history.shape)
             x_adv[rows] = to_numpy(best)
         return assess(given, x_adv, prediction, f"PGD-{steps}", history / max(len(x_adv), 1))
 

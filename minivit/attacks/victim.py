@@ -7,11 +7,15 @@ afterwards, also when something raises. Its parameters are read, never written; 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from minivit.autograd.tensor import Tensor, no_grad
-from minivit.backend import array_module, device_of
+from minivit.backend import array_module, device_of, to_floats
 
 Model = Callable[..., Any]
 
@@ -46,7 +50,36 @@ def checked_logits(logits: Any, n: int) -> Tensor:
             f"model: returned shape {logits.shape} for {n} images, expected logits of shape ({n}, classes), "
             "two classes at least"
         )
-    xp = array_module(logits.data)
-    if not bool(xp.isfinite(logits.data).all()):
-        raise ValueError("model: its logits contain NaN or infinity; there is no loss to attack")
+    require_finite(logits.data, "model: its logits contain NaN or infinity; there is no loss to attack")
     return logits
+
+
+class _Pending(threading.local):
+    checks: list[tuple[Any, str]] | None = None  # (whether all is well, an array (); what is to be said if not)
+
+
+_pending = _Pending()
+
+
+def require_finite(values: Any, message: str) -> None:
+    """Raises ValueError(message) if there is a NaN or an infinity in an array; see `checked_together`."""
+    xp = array_module(values)
+    fine = xp.isfinite(values).all()
+    if xp is not np and _pending.checks is not None:
+        _pending.checks.append((fine, message))
+    elif not bool(fine):
+        raise ValueError(message)
+
+
+@contextmanager
+def checked_together() -> Iterator[None]:
+    """Within this block a GPU is not asked whether its numbers are finite, but once at the end: to ask is to wait for it."""
+    before, _pending.checks = _pending.checks, []
+    try:
+        yield
+        checks = _pending.checks
+    finally:
+        _pending.checks = before
+    for fine, (_, message) in zip(to_floats(*(fine for fine, _ in checks)), checks):
+        if not fine:
+            raise ValueError(message)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from minivit.autograd.autocast import as_now
 from minivit.autograd.engine import Node, _leaves, _serial, _walk
 from minivit.autograd.primitives import identity
 from minivit.autograd.tensor import Tensor, mode
@@ -40,7 +41,7 @@ def checkpoint(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
         # Tensors from outside that f used: the leaves, and the nodes made before f began
         own = {id(a) for a in aliases}
         outside = [t for t in _leaves(y, before) if id(t) not in own]
-        node = Node(_Checkpoint(f, args, outside, drawn), (), (), options, None, ())
+        node = Node(_Checkpoint(as_now(f), args, outside, drawn), (), (), options, None, ())
         node.args = args
         node.parents = tuple(
             (a if a.node is None else a.node) if isinstance(a, Tensor) and a.requires_grad else None for a in args

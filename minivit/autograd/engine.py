@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from minivit.autograd.tensor import Tensor, mode, recording
+from minivit.autograd.tensor import Tensor, casting, mode, recording
 from minivit.backend import array_module, is_array
 
 _serial = itertools.count(1)
@@ -102,7 +102,7 @@ def grad(
         gy = gy.data
     targets = [x if x.node is None else x.node for x in xs]
     retain = create_graph if retain_graph is None else retain_graph
-    with recording():
+    with recording(), casting(None):  # a rule computes in the dtypes that the forward pass has chosen
         found = _walk(y, targets, gy, create_graph, retain) if y.requires_grad else {}
     if not create_graph:
         _separate(found, gy)
@@ -121,7 +121,7 @@ def backward(y: Tensor, gy: Any = None, retain_graph: bool = False) -> None:
     gy = _check_cotangent(y, gy)
     gy = gy.data if isinstance(gy, Tensor) else gy
     leaves = _leaves(y)
-    with recording():
+    with recording(), casting(None):  # a rule computes in the dtypes that the forward pass has chosen
         found = _walk(y, leaves, gy, False, retain_graph)
     _separate(found, gy)
     for leaf in leaves:

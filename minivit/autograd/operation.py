@@ -123,6 +123,8 @@ class Op:
             return mode.intercept(self, args, options)
         if not self.variadic and (len(args) != len(self.inputs) or any(name in options for name in self.inputs)):
             args, options = self._bind(args, options)
+        if mode.autocast is not None:
+            args = mode.autocast(self, args)
         if self.defaults:
             options = {**self.defaults, **options}
         arrays: list[Any] = []

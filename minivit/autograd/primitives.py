@@ -21,7 +21,7 @@ from minivit.autograd.operation import Op
 from minivit.autograd.registry import register
 from minivit.autograd.special import erf as _erf
 from minivit.autograd.tensor import Tensor
-from minivit.backend import add_at, array_module
+from minivit.backend import add_at, array_module, products
 
 
 def primitive(forward: Callable[..., Any] | None = None, *, broadcasts: bool = False) -> Any:
@@ -115,17 +115,17 @@ def matmul(x, y):
         raise ValueError(f"matmul: the leading axes of x {x.shape} and y {y.shape} differ; broadcast one of them first")
     if x.shape[-1] != y.shape[-2]:
         raise ValueError(f"matmul: x of shape {x.shape} does not multiply y of shape {y.shape}")
-    return x @ y
+    return products.matmul(x, y)
 
 
 @matmul.vjp
 def _(g, x, y, needs):
     gx = gy = None
     if needs[0]:
-        gx = g @ swapaxes(y, -1, -2)  # (..., n, m) @ (..., m, k) -> (..., n, k)
+        gx = matmul(g, swapaxes(y, -1, -2))  # (..., n, m) @ (..., m, k) -> (..., n, k)
         gx = gx if gx.ndim == x.ndim else gx.sum(axis=tuple(range(gx.ndim - 2)))
     if needs[1]:
-        gy = swapaxes(x, -1, -2) @ g  # (..., k, n) @ (..., n, m) -> (..., k, m)
+        gy = matmul(swapaxes(x, -1, -2), g)  # (..., k, n) @ (..., n, m) -> (..., k, m)
         gy = gy if gy.ndim == y.ndim else gy.sum(axis=tuple(range(gy.ndim - 2)))
     return gx, gy
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from minivit.autograd.autocast import as_now
 from minivit.autograd.engine import Node, _ancestors, _leaves, _serial, _walk
 from minivit.autograd.primitives import identity
 from minivit.autograd.tensor import Tensor, mode
@@ -44,7 +45,7 @@ def in_shares(f: Callable[[Any], Tensor], x: Any) -> Tensor:
         return Tensor(out)
     own = {id(alias) for _, alias, _ in shares}
     outside = list({id(t): t for _, _, y in shares for t in _leaves(y, before) if id(t) not in own}.values())
-    node = Node(_Shares(f, shares, outside, before), (x,), (x.data,), {}, None, ())
+    node = Node(_Shares(as_now(f), shares, outside, before), (x,), (x.data,), {}, None, ())
     node.parents += tuple(outside)
     node.shapes = node.dtypes = (None,) * len(node.parents)
     return Tensor(out, True, node=node)

@@ -32,6 +32,7 @@ class _Mode(threading.local):
     drawn: list[int] | None = None  # the steps at which random layers drew, where a checkpoint notes them
     replaying: Iterator[int] | None = None  # those steps, while a checkpointed function is computed again
     retaining = False  # whether the walk back that is under way leaves the graph as it is
+    autocast: Callable[..., Any] | None = None  # is called as (op, args), and gives the inputs in the dtypes to compute in
     intercept: Callable[..., Any] | None = None  # is called as (op, args, options) in the place of every operation
     depth = 0  # how many modules' calls are under way
 
@@ -57,6 +58,16 @@ def recording() -> Iterator[None]:
         yield
     finally:
         mode.recording = before
+
+
+@contextmanager
+def casting(how: Callable[..., Any] | None) -> Iterator[None]:
+    """Within this block the inputs of operations are cast by `how` (see `autocast.py`); None leaves them as they are."""
+    before, mode.autocast = mode.autocast, how
+    try:
+        yield
+    finally:
+        mode.autocast = before
 
 
 class Tensor:

@@ -8,6 +8,7 @@ and the same lines then run on both. There is no global switch, so both devices 
 This room is the only one that names CuPy, and it imports it only when it is handed a CuPy array or told to use a GPU.
 """
 
+from minivit.backend import products
 from minivit.backend.arrays import (
     add_at,
     array_module,
@@ -16,6 +17,7 @@ from minivit.backend.arrays import (
     is_array,
     resolve_device,
     to_device,
+    to_floats,
     to_numpy,
 )
 from minivit.backend.blocks import (
@@ -30,9 +32,11 @@ from minivit.backend.blocks import (
 )
 from minivit.backend.buffers import empty, empty_like
 from minivit.backend.kernels import array_code, kernel, kernel_status
+from minivit.backend.products import allow_tf32
 
 __all__ = [
     "add_at",
+    "allow_tf32",
     "array_code",
     "array_module",
     "blocks",
@@ -48,9 +52,11 @@ __all__ = [
     "kernel",
     "kernel_status",
     "num_threads",
+    "products",
     "resolve_device",
     "set_num_threads",
     "single_threaded_blas",
     "to_device",
+    "to_floats",
     "to_numpy",
 ]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 _ON_GPU: dict[type, bool] = {np.ndarray: False}  # type -> is it an array of CuPy's? Filled as types are met
+_worked: ModuleType | None = None  # the module cupy that has computed something here
 
 
 def _is_gpu_array(value: Any) -> bool:
@@ -68,6 +69,14 @@ def to_device(value: Any, device: str) -> Any:
     return value if _is_gpu_array(value) else _cupy().asarray(np.asarray(value))
 
 
+def to_floats(*values: Any) -> list[float]:
+    """Single values, 0-d arrays and numbers, as Python floats. From a GPU all come at once, so that it is waited for once."""
+    xp = array_module(*values)
+    if xp is np:
+        return [float(value) for value in values]
+    return xp.stack([xp.asarray(value, dtype="float64") for value in values]).get().tolist()
+
+
 def resolve_device(device: str) -> str:
     """Turns `"auto"` into `"cuda"` where a GPU can be used, else `"cpu"`; checks the other two names."""
     if device == "cpu":
@@ -83,9 +92,15 @@ def resolve_device(device: str) -> str:
 
 
 def gpu_status() -> tuple[bool, str]:
-    """Whether a GPU can be used, and the reason if not. Tries a tiny computation: an importable CuPy proves nothing."""
+    """Whether a GPU can be used, and the reason if not. Tries a tiny computation: an importable CuPy proves nothing.
+
+    One that has worked is not asked again: that would mean waiting for it, whenever an array is moved.
+    """
+    global _worked
     try:
         cupy = _cupy()
+        if cupy is _worked:
+            return True, ""
     except ModuleNotFoundError:
         return False, "CuPy is not installed (pip install 'minivit[cuda12]' or 'minivit[cuda13]', whichever your driver has)"
     except Exception as error:
@@ -96,6 +111,7 @@ def gpu_status() -> tuple[bool, str]:
         ready = int(cupy.asarray(np.ones(2, np.float32)).sum()) == 2
     except Exception as error:  # whatever a broken driver raises is the answer
         return False, f"CuPy is installed, but a first computation failed: {error}"
+    _worked = cupy if ready else None
     return ready, "" if ready else "CuPy is installed, but a first computation gave a wrong result"
 
 

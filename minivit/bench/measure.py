@@ -68,7 +68,7 @@ def run(
         ImportError: for a peer that is not installed.
         RuntimeError: if a peer computes different numbers.
     """
-    chosen, asked = _rows(names), choose(peers)
+    chosen, asked = chosen_rows(names, ROWS), choose(peers)
     threads = mv.backend.num_threads() if threads is None else threads
 
     def measured() -> Iterator[Row]:
@@ -79,13 +79,14 @@ def run(
     return measured()
 
 
-def _rows(names: Sequence[str] | None) -> list[str]:
+def chosen_rows(names: Sequence[str] | None, rows: dict[str, Task]) -> list[str]:
+    """The rows by these names or first words, in their order; all if None. Raises ValueError for one that is not there."""
     chosen = []
-    for name in list(ROWS) if names is None else names:
-        found = [row for row in ROWS if name in (row, row.partition("-")[0])]
+    for name in list(rows) if names is None else names:
+        found = [row for row in rows if name in (row, row.partition("-")[0])]
         if not found:
-            near = get_close_matches(name, ROWS, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(ROWS)}"
+            near = get_close_matches(name, rows, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(rows)}"
             raise ValueError(f"unknown row {name!r}; {hint}")
         chosen += found
     return list(dict.fromkeys(chosen))

@@ -18,6 +18,7 @@ from minivit.models.registry import config
 from minivit.models.vit import ViTConfig
 
 EPS, STEPS = 0.1, 20  # of the attack
+SCALE = 2.0**10  # by which the loss is multiplied in float16: nothing overflows, and nothing needs to be found out first
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,12 @@ ROWS: dict[str, Task] = {
     },
     "import": Task("import", "a new interpreter that imports it and no more; floor: NumPy", None, 1, _NUMPY),
 }  # fmt: skip
+
+GPU_ROWS: dict[str, Task] = {
+    "train-vit-b": Task("train", "training step, ViT-B/16, batch 64", _BASE, 64, ("pytorch",)),
+    "train-vit-ti": Task("train", "training step, ViT-Ti/16, batch 256", _TINY, 256, ("pytorch",)),
+    "pgd-mnist": Task("pgd", f"PGD-{STEPS}, MNIST-sized, 256 images", _MNIST, 256, ("pytorch",)),
+}
 
 
 def pose(task: Task, gelu: str = "exact") -> Problem:

@@ -23,17 +23,17 @@ def as_text(rows: Sequence[Row]) -> str:
     memory = [who for who in ("minivit", *PEERS) if any(who in row.peak_bytes for row in rows)]
     short = [["row", "minivit, ms", *peers, "products", *(f"MB {who}" for who in memory)]]
     for row in rows:
-        ratios = [_number(row.ratio(peer), 2) for peer in peers]
-        peaks = [_number(row.peak_bytes.get(who, math.nan) / 1e6, 1) for who in memory]
-        short.append([row.name, _number(1e3 * row.seconds["minivit"].median, 1), *ratios, _number(row.over_floor, 2), *peaks])
+        ratios = [number(row.ratio(peer), 2) for peer in peers]
+        peaks = [number(row.peak_bytes.get(who, math.nan) / 1e6, 1) for who in memory]
+        short.append([row.name, number(1e3 * row.seconds["minivit"].median, 1), *ratios, number(row.over_floor, 2), *peaks])
     long = [["row", "who", "ms", "quartiles", "rounds", "numbers differ"]]
     for row in rows:
         for i, (who, t) in enumerate(row.seconds.items()):
             gap = f"{row.gaps[who]:.1e}" if who in row.gaps else "-"
-            median, low, high = (_number(1e3 * seconds, 1) for seconds in (t.median, t.low, t.high))
+            median, low, high = (number(1e3 * seconds, 1) for seconds in (t.median, t.low, t.high))
             long.append([row.name if i == 0 else "", who, median, f"{low} to {high}", str(t.rounds), gap])
     facts = [[name, value] for name, value in _facts(rows).items()]
-    parts = [_aligned(short, 1), _READ, *_left_out(), "", _aligned(long, 2), "", _aligned(facts, 2)]
+    parts = [aligned(short, 1), _READ, *_left_out(), "", aligned(long, 2), "", aligned(facts, 2)]
     return "\n".join(parts)
 
 
@@ -68,12 +68,12 @@ def _facts(rows: Sequence[Row]) -> dict[str, str]:
     return facts
 
 
-def _number(value: float, decimals: int) -> str:
+def number(value: float, decimals: int) -> str:
     """So many decimals, none from 100 on; "-" for what was not measured."""
     return "-" if math.isnan(value) else f"{value:,.{0 if value >= 100 else decimals}f}"
 
 
-def _aligned(lines: Sequence[Sequence[str]], left: int) -> str:
+def aligned(lines: Sequence[Sequence[str]], left: int) -> str:
     """Columns of one width each, the first `left` of them flush left, the others flush right."""
     widths = [max(map(len, column)) for column in zip(*lines)]
     cells = [[f"{c:<{w}}" if i < left else f"{c:>{w}}" for i, (c, w) in enumerate(zip(line, widths))] for line in lines]

@@ -48,6 +48,16 @@ def add_data(command: argparse.ArgumentParser) -> None:
 
 def add_device(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute (default auto)")
+    command.add_argument("--tf32", action="store_true", help="on a GPU, let products of matrices round to TF32 (10 bits)")
+
+
+def place(arguments: argparse.Namespace) -> str:
+    """The device that --device asks for, with TF32 allowed if --tf32 is there."""
+    import minivit as mv
+
+    if getattr(arguments, "tf32", False):  # a run of an earlier version, gone on with, does not say
+        mv.allow_tf32()
+    return mv.backend.resolve_device(arguments.device)
 
 
 def add_seed(command: argparse.ArgumentParser) -> None:

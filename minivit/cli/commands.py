@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from minivit.cli.arguments import add, add_data, add_device, add_seed, check_fits, load_data, new_run_dir, numbers, whole
+from minivit.cli.arguments import add, add_data, add_device, add_seed, check_fits, load_data, new_run_dir, numbers, place, whole
 
 
 def add_commands(subparsers: Any) -> None:
@@ -50,6 +50,7 @@ def add_commands(subparsers: Any) -> None:
     command.add_argument("--rounds", type=whole(1), default=10, help="how often each is timed (default 10)")
     command.add_argument("--peers", metavar="NAMES", help="with commas between, or none (default all that are installed)")
     command.add_argument("--threads", type=whole(1), help="of everybody (default: the cores there are)")
+    command.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: rows for a GPU, in three precisions")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.add_argument("--plot", metavar="FILE.png", type=Path, help="also draw it")
 
@@ -64,7 +65,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     model = mv.models.load(arguments.model)
     _, test = load_data(arguments)
     check_fits(model, test)
-    scores = mv.train.evaluate(model.to(mv.backend.resolve_device(arguments.device)), test)
+    scores = mv.train.evaluate(model.to(place(arguments)), test)
     if arguments.json:
         print(json.dumps({**scores, "images": len(test), "data": arguments.data}))
     else:
@@ -78,7 +79,7 @@ def attack(arguments: argparse.Namespace) -> None:
     model = mv.models.load(arguments.model)
     _, test = load_data(arguments)
     check_fits(model, test)
-    model.to(mv.backend.resolve_device(arguments.device))
+    model.to(place(arguments))
     options = {name: getattr(arguments, name) for name in ("steps", "restarts") if getattr(arguments, name) is not None}
     if options and arguments.attack == "fgsm":
         raise ValueError(f"--{next(iter(options))}: FGSM takes one step; it belongs to --attack pgd")
@@ -172,26 +173,36 @@ def _operation_in(place: str) -> Any:
 def bench(arguments: argparse.Namespace) -> int:
     import minivit as mv
 
+    on_gpu = arguments.device == "cuda"
     if arguments.list:
-        width = max(map(len, mv.bench.ROWS))
-        print("\n".join(f"{name:{width}}  {task.about}" for name, task in mv.bench.ROWS.items()))
-        print(f"{'peers':{width}}  {', '.join(mv.bench.PEERS)}")
+        known = mv.bench.GPU_ROWS if on_gpu else mv.bench.ROWS
+        width = max(map(len, known))
+        print("\n".join(f"{name:{width}}  {task.about}" for name, task in known.items()))
+        print(f"{'peers':{width}}  {'pytorch' if on_gpu else ', '.join(mv.bench.PEERS)}")
         return 0
+    for option in ("plot", "threads") if on_gpu else ():
+        if getattr(arguments, option):
+            raise ValueError(f"--{option}: belongs to rows of a CPU; leave it out with --device cuda")
     if arguments.plot and not arguments.plot.absolute().parent.is_dir():
         raise ValueError(f"--plot: there is no folder {str(arguments.plot.parent)!r}")
     peers = {None: None, "none": []}.get(arguments.peers, (arguments.peers or "").split(","))
     rows: list[Any] = []
     stopped = False
+
+    def progress(name: str) -> None:
+        print(f"{name} ...", file=sys.stderr)
+
     try:
-        for row in mv.bench.run(arguments.rows or None, arguments.rounds, peers, arguments.threads,
-                                lambda name: print(f"{name} ...", file=sys.stderr)):  # fmt: skip
+        asked = (arguments.rows or None, arguments.rounds, peers)
+        for row in mv.bench.run_on_gpu(*asked, progress) if on_gpu else mv.bench.run(*asked, arguments.threads, progress):
             rows.append(row)
     except KeyboardInterrupt:
         if not rows:
             raise
         stopped = True
         print("\nminivit bench: interrupted; the rows that were measured:", file=sys.stderr)
-    print(mv.bench.as_json(rows) if arguments.json else mv.bench.as_text(rows))
+    shown: Any = mv.bench.gpu if on_gpu else mv.bench
+    print(shown.as_json(rows) if arguments.json else shown.as_text(rows))
     if arguments.plot:
         mv.bench.figure(rows).savefig(arguments.plot)
         print(f"figure: {arguments.plot}", file=sys.stderr)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from minivit.cli.arguments import add, add_device, add_seed, new_run_dir, number, whole
+from minivit.cli.arguments import add, add_device, add_seed, new_run_dir, number, place, whole
 
 MODEL: dict[str, Any] = {
     "image_size": 8, "patch_size": 4, "channels": 1, "embed_dim": 64, "depth": 4, "num_heads": 4, "num_classes": 10,
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise FileNotFoundError(f"--resume: there is no folder {run_dir}")
     if not arguments.resume and (run_dir / "checkpoints").exists():
         raise FileExistsError(f"--run-dir: {run_dir} already holds a run; go on with --resume {run_dir}, or choose another")
-    device = mv.backend.resolve_device(arguments.device)
+    device = place(arguments)
     train, test = mv.data.load("digits")
     seed, eps, eps_l2 = arguments.seed, arguments.eps, arguments.eps_l2
     model = mv.models.ViT(**MODEL, seed=seed).to(device)

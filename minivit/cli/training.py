@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from minivit.cli.arguments import add, add_data, add_device, add_seed, load_data, new_run_dir, positive, whole
+from minivit.cli.arguments import add, add_data, add_device, add_seed, load_data, new_run_dir, place, positive, whole
 
 # what suits a data set: the model's shape and the length of its training; every option overrides its entry
 PRESETS: dict[str, dict[str, Any]] = {
@@ -19,7 +19,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 PRESETS["fashion_mnist"] = PRESETS["mnist"]
 MODEL_OPTIONS = ("patch_size", "embed_dim", "depth", "num_heads", "pool", "position", "dropout")
-FIT_OPTIONS = ("epochs", "batch_size", "lr", "shift", "weight_decay", "label_smoothing", "ema")
+FIT_OPTIONS = ("epochs", "batch_size", "lr", "shift", "weight_decay", "label_smoothing", "ema", "precision")
 
 
 def add_commands(subparsers: Any) -> None:
@@ -34,6 +34,7 @@ def add_commands(subparsers: Any) -> None:
     command.add_argument("--weight-decay", type=float, help="of AdamW")
     command.add_argument("--label-smoothing", type=float, help="part of the target spread over all classes")
     command.add_argument("--ema", type=float, help="decay of the average of weights, 0.999 say")
+    command.add_argument("--precision", choices=("float32", "float16"), help="float16: mixed precision, for a GPU")
     command.add_argument("--model", metavar="PATH", help="start from this model instead of fresh weights")
     command.add_argument("--patch-size", type=whole(1), help="pixels per side of a patch; must divide the image")
     command.add_argument("--embed-dim", type=whole(1), help="width D")
@@ -71,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
             image_size=(height, width), channels=channels, num_classes=train.num_classes, seed=arguments.seed,
             **{name: value for name, value in options.items() if value is not None},
         )  # fmt: skip
-    model.to(mv.backend.resolve_device(arguments.device))
+    model.to(place(arguments))
     fit_options = {name: _chosen(arguments, preset, name) for name in FIT_OPTIONS}
     print(f"{type(model).__name__}({model.describe()}), {model.num_parameters():,} parameters")
     print(f"{arguments.data}: {len(train):,} training and {len(test):,} test images; writing to {run_dir}")
@@ -90,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _chosen(arguments: argparse.Namespace, preset: dict[str, Any], name: str) -> Any:
-    value = getattr(arguments, name)
+    value = getattr(arguments, name, None)  # a run of an earlier version, gone on with, lacks what came later
     return preset.get(name) if value is None else value
 
 

@@ -30,6 +30,7 @@ import numpy as np
 
 from minivit.attacks import norms, pgd
 from minivit.attacks.pgd import step as pgd_step
+from minivit.attacks.victim import checked_together
 from minivit.autograd import Tensor, ops
 from minivit.backend import array_module, device_of, to_device
 from minivit.backend.random import hash_bits
@@ -65,9 +66,9 @@ class AdversarialCrossEntropy:
         B = len(images)
         x_adv = self.attack(model, images, labels, indices, step)
         if self.natural_weight == 0:
-            logits = model(x_adv)
+            logits = model(Tensor(x_adv))
             return ops.cross_entropy(logits, labels, label_smoothing=self.label_smoothing), logits
-        both = model(array_module(images).concatenate([images, x_adv]))  # (2B, H, W, C) -> (2B, K), in one pass
+        both = model(Tensor(array_module(images).concatenate([images, x_adv])))  # (2B, H, W, C) -> (2B, K), in one pass
         natural_loss, adversarial_loss = (
             ops.cross_entropy(part, labels, label_smoothing=self.label_smoothing) for part in (both[:B], both[B:])
         )
@@ -81,7 +82,7 @@ class AdversarialCrossEntropy:
         step_size = part * (2.5 * self.eps / self.steps if self.step_size is None else self.step_size)
         on_device = to_device(labels, device_of(images))
         here = int(hash_bits(self.seed, "adversarial training", step))
-        with evaluating(model):
+        with evaluating(model), checked_together():
             x_t = norms.random_start(images, eps, self.norm, here, 0, indices)
             x_t = norms.project(x_t, images, eps, self.norm, self.bounds)
             for _ in range(self.steps):

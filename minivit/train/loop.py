@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from minivit.autograd import Tensor, anomaly, ops
-from minivit.backend import array_module, to_numpy
+from minivit.autograd import Tensor, anomaly, autocast, ops
+from minivit.backend import array_module, device_of, to_device, to_floats
 from minivit.data import Dataset, batches
 from minivit.data import shift as shift_images
 from minivit.data.dataset import natural
@@ -37,6 +37,7 @@ from minivit.train.history import History
 from minivit.train.optimizers import OPTIMIZERS, clip_grad_norm
 from minivit.train.progress import Progress
 from minivit.train.runs import Run, describe_data, describe_model
+from minivit.train.scaling import LossScaler
 from minivit.train.schedules import warmup_cosine
 
 # (model, images, labels, indices, step) -> (loss, logits)
@@ -56,7 +57,8 @@ class CrossEntropy:
     def __call__(
         self, model: Any, images: Any, labels: np.ndarray, indices: np.ndarray, step: int
     ) -> tuple[Tensor, Tensor]:
-        logits = model(images)  # (B, H, W, C) -> (B, K)
+        # the data set has looked at its pixels; a model does so again with arrays, and would have to wait for a GPU
+        logits = model(images if device_of(images) == "cpu" else Tensor(images))  # (B, H, W, C) -> (B, K)
         return ops.cross_entropy(logits, labels, label_smoothing=self.label_smoothing), logits
 
 
@@ -78,6 +80,7 @@ def fit(
     ema: float | None = None,
     validation: float = 0.0,
     keep: str = "last",
+    precision: str = "float32",
     objective: Objective | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     resume: str | os.PathLike[str] | None = None,
@@ -105,6 +108,9 @@ def fit(
         ema: the decay of the average of weights, 0.999 say; what is measured and what remains is then the average.
         validation: the fraction of `train` that is held back, to be measured after every epoch.
         keep: "last", the weights after the last epoch; or "best", those of the best validation accuracy.
+        precision: "float32"; or "float16", mixed precision: products in float16 (`mv.autocast`) with a `LossScaler`. It is
+            for a GPU with tensor cores, a CPU is slower at it; what is measured after an epoch is measured in float32. The
+            history then says how many steps were `skipped` because a gradient overflowed.
         objective: what is descended instead of the cross-entropy (see `CrossEntropy`); defenses are made of this.
         run_dir: the folder to write settings, metrics, checkpoints and the model to (`runs.py`); None writes nothing.
         resume: the run folder to go on in, with the same arguments. The weights that `model` comes with do not matter.
@@ -126,17 +132,21 @@ def fit(
         if run_dir is not None and os.path.abspath(run_dir) != os.path.abspath(resume):
             raise ValueError(f"run_dir: is {run_dir!r}, but resume={resume!r} is where the run goes on; leave out run_dir")
         run_dir = resume
-    _check_settings(optimizer, warmup, clip_norm, shift, validation, keep, objective, label_smoothing, checkpoint_every)
+    _check_settings(
+        optimizer, warmup, clip_norm, shift, validation, keep, precision, objective, label_smoothing, checkpoint_every
+    )
     _check_data(model, train, test, shift)
     objective = objective or CrossEntropy(label_smoothing)
     settings = {
         "epochs": natural("epochs", epochs, least=1), "seed": natural("seed", seed),
         "batch_size": natural("batch_size", batch_size, least=1), "lr": float(lr), "optimizer": optimizer,
         "weight_decay": float(weight_decay), "warmup": warmup, "clip_norm": clip_norm, "shift": shift, "ema": ema,
-        "validation": validation, "keep": keep, "objective": _describe_objective(objective),
+        "validation": validation, "keep": keep, "precision": precision,
+        "objective": _describe_objective(objective),
     }  # fmt: skip
     opt = OPTIMIZERS[optimizer](model.named_parameters(), lr=lr, weight_decay=weight_decay)
-    now = _Training(model, opt, None if ema is None else EMA(model.parameters(), ema))
+    scaler = LossScaler() if precision == "float16" else None
+    now = _Training(model, opt, None if ema is None else EMA(model.parameters(), ema), scaler)
     run = None
     if run_dir is not None:
         data = {"train": describe_data(train), "test": describe_data(test)}
@@ -203,27 +213,33 @@ def _step(
     def forward_and_backward() -> tuple[Tensor, Tensor]:
         set_step(now.model, now.step * 1024)  # each call of the model in training mode then counts one further
         now.optimizer.zero_grad()
-        loss, logits = objective(now.model, images, labels, indices, now.step)
-        loss.backward()
+        with autocast("float32" if now.scaler is None else "float16"):
+            loss, logits = objective(now.model, images, labels, indices, now.step)
+        (loss if now.scaler is None else now.scaler.scale(loss)).backward()
         return loss, logits
 
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what is not finite is dealt with here
+        loss: Any = Tensor(math.nan)
+        correct: Any = 0
         try:
             loss, logits = forward_and_backward()
-            value = float(loss)
+            correct = (logits.data.argmax(axis=1) == to_device(labels, logits.device)).sum()
         except (ValueError, FloatingPointError):  # from an attack within the objective, say: is that the reason?
             if np.isfinite(predict(now.model, images)).all():
                 raise
-            value = math.nan
+        if now.scaler is not None:
+            now.scaler.unscale(now.optimizer.params)
         norm = clip_grad_norm(now.optimizer.params, clip_norm)
-        if not math.isfinite(value) or not math.isfinite(norm):
+        value, norm, correct = to_floats(loss.data, norm, correct)  # the one time that a GPU is waited for
+        good = math.isfinite(norm) if now.scaler is None else now.scaler.update(norm)
+        if not math.isfinite(value) or not (good or (now.scaler is not None and now.scaler.factor >= 1)):
             raise FloatingPointError(_diagnosis(now, epoch, value, norm, forward_and_backward))
-        now.before = [p.data for p in now.optimizer.params]
-        now.optimizer.step()
-        if now.ema is not None:
-            now.ema.update()
-    right = to_numpy(logits.data).argmax(axis=1) == labels
-    return value, int(right.sum())
+        if good:  # else the loss was scaled by too much, and the next step tries with less
+            now.before = [p.data for p in now.optimizer.params]
+            now.optimizer.step()
+            if now.ema is not None:
+                now.ema.update()
+    return value, int(correct)
 
 
 def _diagnosis(now: _Training, epoch: int, loss: float, norm: float, again: Callable[[], Any]) -> str:
@@ -260,6 +276,8 @@ def _finish_epoch(
                 row |= {f"{part}_loss": measured["loss"], f"{part}_accuracy": measured["accuracy"]}
         if keep == "best" and (now.best is None or row["validation_accuracy"] > now.best_accuracy):
             now.best, now.best_accuracy = now.model.state_dict(), row["validation_accuracy"]
+    if now.scaler is not None:
+        row["skipped"] = now.scaler.skipped - sum(earlier["skipped"] for earlier in now.history)
     row |= {"seconds": round(now.sums["seconds"], 3), "images_per_second": round(now.images_per_second(), 1)}
     now.history.append(row)
     now.sums = dict.fromkeys(now.sums, 0)
@@ -269,8 +287,8 @@ def _finish_epoch(
 class _Training:
     """Everything that changes while training goes on, and what a checkpoint makes of it."""
 
-    def __init__(self, model: Module, optimizer: Any, ema: EMA | None) -> None:
-        self.model, self.optimizer, self.ema = model, optimizer, ema
+    def __init__(self, model: Module, optimizer: Any, ema: EMA | None, scaler: LossScaler | None) -> None:
+        self.model, self.optimizer, self.ema, self.scaler = model, optimizer, ema, scaler
         self.step = 0  # steps done
         self.sums: dict[str, float] = {"loss": 0, "correct": 0, "seen": 0, "seconds": 0}  # of the epoch so far
         self.history = History()
@@ -305,6 +323,8 @@ class _Training:
             parts["best"] = self.best
         arrays = {f"{part}/{name}": array for part, state in parts.items() for name, array in state.items()}
         state = {"step": self.step, "sums": self.sums, "history": list(self.history), "best_accuracy": self.best_accuracy}
+        if self.scaler is not None:
+            state["scaler"] = self.scaler.state_dict()
         return arrays, state
 
     def restore(self, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> None:
@@ -315,6 +335,8 @@ class _Training:
         self.optimizer.load_state_dict(part("optimizer"))
         if self.ema is not None:
             self.ema.load_state_dict(part("ema"))
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
         self.best = part("best") or None
         self.step, self.sums, self.best_accuracy = state["step"], state["sums"], state["best_accuracy"]
         self.history = History(state["history"])
@@ -377,7 +399,7 @@ def _describe_objective(objective: Any) -> dict[str, Any]:
 
 def _check_settings(
     optimizer: str, warmup: float, clip_norm: float | None, shift: int, validation: float, keep: str,
-    objective: Objective | None, label_smoothing: float, checkpoint_every: float,
+    precision: str, objective: Objective | None, label_smoothing: float, checkpoint_every: float,
 ) -> None:
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer: expected one of {', '.join(OPTIMIZERS)}; got {optimizer!r}")
@@ -388,6 +410,8 @@ def _check_settings(
         raise ValueError(f"clip_norm: expected a positive number or None, got {clip_norm!r}")
     if keep not in ("last", "best"):
         raise ValueError(f"keep: expected 'last' or 'best', got {keep!r}")
+    if precision not in ("float32", "float16"):
+        raise ValueError(f"precision: expected 'float32' or 'float16', got {precision!r}")
     if keep == "best" and not validation:
         raise ValueError("keep='best' selects by validation accuracy, never by the test set: give validation=0.1, say")
     if objective is not None and label_smoothing:

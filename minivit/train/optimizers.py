@@ -253,20 +253,28 @@ def decays(name: str, p: Tensor) -> bool:
     return p.ndim >= 2 and not added
 
 
-def clip_grad_norm(params: Iterable[Tensor], max_norm: float | None) -> float:
+def clip_grad_norm(params: Iterable[Tensor], max_norm: float | None) -> Any:
     """Scales all gradients by one number so that together they are no longer than `max_norm` (Pascanu et al. 2013).
 
-    Returns the norm before, over all parameters as one vector. The gradients become new Tensors; their arrays, which
-    may be shared, are not written to. `max_norm=None` only measures. A norm that is not finite scales nothing.
+    Returns the norm before, over all parameters as one vector: a float; on a GPU an array () that `float` would wait for.
+    The gradients become new Tensors; their arrays, which may be shared, are not written to. `max_norm=None` only
+    measures. A norm that is not finite scales nothing.
     """
     params = [p for p in _as_list(params) if p.grad is not None]
     if max_norm is not None and not max_norm > 0:
         raise ValueError(f"max_norm: expected a positive number or None, got {max_norm!r}")
-    norm = math.sqrt(sum(_squared_norm(p.grad.data) for p in params if p.grad is not None))
-    if max_norm is not None and max_norm < norm < math.inf:
-        for p in params:
-            assert p.grad is not None
-            p.grad = Tensor(p.grad.data * (max_norm / norm))
+    gradients = [p.grad.data for p in params if p.grad is not None]
+    xp = array_module(*gradients)
+    if xp is np:
+        norm = math.sqrt(sum(_squared_norm(g) for g in gradients))
+        factor: Any = max_norm / norm if max_norm is not None and max_norm < norm < math.inf else None
+    else:  # nothing is asked, and 1 is a factor like any other
+        norm = xp.sqrt(xp.stack([xp.dot(g, g) for g in (g.reshape(-1).astype("float64") for g in gradients)]).sum())
+        too_long = None if max_norm is None else xp.isfinite(norm) & (norm > max_norm)
+        factor = None if max_norm is None else xp.where(too_long, max_norm / norm, 1.0)
+    if factor is not None:
+        for p, g in zip(params, gradients):
+            p.grad = Tensor(g * (factor if xp is np else factor.astype(g.dtype)))
     return norm
 
 

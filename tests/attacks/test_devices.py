@@ -5,6 +5,8 @@ import pytest
 
 import minivit as mv
 from minivit.attacks.norms import NORMS
+from minivit.attacks.victim import checked_together, require_finite
+from tests import cupy_standin
 from tests.attacks.victims import Net, images, mlp
 
 
@@ -42,3 +44,54 @@ def test_bad_images_on_the_device(standin):
     x[3, 0] = np.nan
     with pytest.raises(ValueError, match="x: image 3 contains NaN"):
         mv.attacks.fgsm(model, standin.asarray(x), y)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_step_of_pgd_waits_for_nothing(standin, norm):
+    x, y = images(0, 6, dtype="float32")
+    model = Net().to("cuda")
+
+    def waits(steps, restarts):
+        before = cupy_standin.synchronizations()
+        mv.attacks.pgd(model, x, y, eps=0.1, norm=norm, steps=steps, restarts=restarts)
+        return cupy_standin.synchronizations() - before
+
+    assert waits(2, 1) == waits(9, 1) == waits(2, 3)
+
+
+def test_what_was_not_asked_in_between_is_said_at_the_end(standin):
+    """On a GPU the model's answers are checked once per batch; a NaN on the way is an error all the same."""
+    x, y = images(0, 6, dtype="float32")
+    net = Net().to("cuda")
+    calls = []
+
+    def breaks(at, factor):
+        def model(images):
+            calls.append(len(images))
+            return net(images) * (factor if len(calls) == at else 1.0)
+
+        calls.clear()
+        return model
+
+    for at in (4, 6):
+        with pytest.raises(ValueError, match="model: its logits contain NaN"):
+            mv.attacks.pgd(breaks(at, float("nan")), standin.asarray(x), y, eps=0.1, steps=3)
+    with pytest.raises(ValueError, match="model: the gradient of the loss by the images contains NaN"):
+        mv.attacks.pgd(lambda images: net(images) + mv.ops.sqrt(images.sum() * 0.0), standin.asarray(x), y, steps=2)
+    mv.attacks.pgd(breaks(0, 1.0), standin.asarray(x), y, eps=0.1, steps=3)
+    assert len(calls) > 6  # so that the fourth and the sixth were in the middle
+
+
+def test_a_check_outside_of_an_attack_is_made_at_once(standin):
+    with checked_together():
+        require_finite(standin.ones(2), "well")
+        require_finite(np.ones(2), "well")
+        with pytest.raises(ValueError, match="on the host"):
+            require_finite(np.full(2, np.inf), "on the host")
+    with pytest.raises(ValueError, match="at once"):
+        require_finite(standin.full(2, np.nan), "at once")
+    reached = []
+    with pytest.raises(ValueError, match="later"), checked_together():  # noqa: PT012
+        require_finite(standin.full(2, np.nan), "later")
+        reached.append(True)
+    assert reached

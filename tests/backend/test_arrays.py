@@ -15,8 +15,10 @@ from minivit.backend import (
     is_array,
     resolve_device,
     to_device,
+    to_floats,
     to_numpy,
 )
+from tests.cupy_standin import synchronizations
 
 HOST = np.arange(3.0)
 
@@ -127,6 +129,22 @@ def test_the_reason_why_there_is_no_gpu(monkeypatch, reason):
 
 def test_the_stand_in_passes_for_a_gpu(standin):
     assert gpu_status() == (True, "")
+
+
+def test_a_gpu_that_has_worked_is_not_asked_again(standin):
+    to_device(HOST, "cuda")
+    before = synchronizations()
+    to_device(HOST, "cuda")
+    assert resolve_device("auto") == "cuda"
+    assert synchronizations() == before
+
+
+def test_single_values_come_in_one_reading(xp):
+    values = [xp.asarray(np.float32(0.1)), xp.asarray(3), 2.5, xp.asarray(True)]
+    before = synchronizations()
+    assert to_floats(*values) == [float(np.float32(0.1)), 3.0, 2.5, 1.0]
+    assert synchronizations() - before <= 1
+    assert to_floats() == []
 
 
 def test_empty_on_a_device_is_the_devices_own(standin):

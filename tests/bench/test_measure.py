@@ -99,8 +99,9 @@ def test_an_attack_may_differ_in_few_images_only():
 
 
 def test_rows_by_name_and_by_first_word():
-    assert measure._rows(None) == list(mv.bench.ROWS)
-    assert measure._rows(["tokens", "tokens-50"]) == ["tokens-50", "tokens-197", "tokens-785", "tokens-3137"]
+    assert measure.chosen_rows(None, mv.bench.ROWS) == list(mv.bench.ROWS)
+    tokens = ["tokens-50", "tokens-197", "tokens-785", "tokens-3137"]
+    assert measure.chosen_rows(["tokens", "tokens-50"], mv.bench.ROWS) == tokens
     with pytest.raises(ValueError, match="did you mean 'train-mnist'"):
         mv.bench.run(["train-mnits"])
 

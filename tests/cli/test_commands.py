@@ -176,3 +176,24 @@ def test_demo_in_small(tmp_path, capsys):
     assert (run / "robust.safetensors").read_bytes() == before
     assert out.splitlines()[-4:-2] == capsys.readouterr().out.splitlines()[-4:-2]
     assert np.isfinite([row["train_loss"] for row in mv.io.read_jsonl(run / "metrics.jsonl")]).all()
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_tf32_is_allowed_where_it_is_asked_for(given, model_file, standin, monkeypatch, capsys):
+    from minivit.backend import products
+    from tests import cupy_standin
+
+    monkeypatch.setattr(products, "_allowed", None)
+    monkeypatch.setattr(products, "_told", {})
+    assert main(["evaluate", "--model", str(model_file), "--device", "cuda", *["--tf32"] * given]) == 0
+    assert {call["tf32"] for call in cupy_standin.products} == {given}
+
+
+def test_training_in_float16(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *TINY, "--precision", "float16", "--run-dir", "run"]) == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["training"]["precision"] == "float16"
+    assert main(["train", *TINY, "--run-dir", "plain"]) == 0
+    assert json.loads((tmp_path / "plain" / "config.json").read_text())["training"]["precision"] == "float32"
+    with pytest.raises(SystemExit):
+        main(["train", "--precision", "float8"])

@@ -5,6 +5,7 @@ import pytest
 
 import minivit as mv
 from minivit.defenses import AdversarialCrossEntropy, adversarial_train
+from tests.cupy_standin import synchronizations
 from tests.train.small import Linear, digits, make_model
 
 QUIET = {"progress": False}
@@ -144,6 +145,18 @@ def test_on_the_other_device(standin, data):
     b = adversarial_train(Linear(), train, test, **options)
     assert a.device == "cuda"
     np.testing.assert_allclose(a.state_dict()["head.weight"], b.state_dict()["head.weight"], rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_waits_for_a_gpu_twice(standin, data):
+    """At the end of its attack, and at its own."""
+
+    def waits(epochs, steps):
+        before = synchronizations()
+        options = {"eps": 0.1, "steps": steps, "epochs": epochs, "batch_size": 16, **QUIET}
+        adversarial_train(make_model().to("cuda"), data[0][:64], natural_weight=0.5, **options)
+        return synchronizations() - before
+
+    assert waits(4, 1) - waits(2, 1) == waits(4, 3) - waits(2, 3) == 2 * 2 * 4
 
 
 @pytest.mark.parametrize(("options", "message"), [

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import minivit as mv
+import minivit.backend.kernels as kernels
 from minivit.models.vit import ViTConfig
 from minivit.nn import init
 from tests.models.small import POSITIONS, SMALL, pictures, small
@@ -323,8 +324,9 @@ def test_it_says_what_it_is():
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-def test_a_step_of_training_on_a_device_equals_that_on_the_cpu(standin, position):
+def test_a_step_of_training_on_a_device_equals_that_on_the_cpu(standin, monkeypatch, position):
     results = []
+    monkeypatch.setattr(kernels, "_enabled", False)  # the same code on both, to the last digits
     for device in ("cpu", "cuda"):
         model = small("float32", position=position, dropout=0.1, drop_path=0.2).to(device)
         x = mv.Tensor(pictures(dtype="float32"), requires_grad=True).to(device)
@@ -342,7 +344,8 @@ def test_a_step_of_training_on_a_device_equals_that_on_the_cpu(standin, position
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * np.abs(a).max())
 
 
-def test_intermediates_and_maps_on_a_device(standin):
+def test_intermediates_and_maps_on_a_device(standin, monkeypatch):
+    monkeypatch.setattr(kernels, "_enabled", False)
     model, x = small("float32"), pictures(dtype="float32")
     maps = mv.models.attention_maps(model, x)
     on_device = mv.models.attention_maps(model.to("cuda"), standin.asarray(x))

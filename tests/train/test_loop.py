@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import minivit as mv
+from tests.cupy_standin import synchronizations
 from tests.train.small import Linear, digits, make_model
 
 QUIET = {"progress": False}
@@ -143,6 +144,17 @@ def test_on_the_other_device(standin, data):
         if name.endswith("qkv.bias"):  # that of the keys shifts all scores of a row: its gradient is 0, to rounding, and
             a, b = (np.delete(v, np.s_[width : 2 * width]) for v in (a, b))  # Adam makes steps of the rounding
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_a_step_waits_for_a_gpu_once(standin, data):
+    """For its loss, the norm of its gradient and how many were right, together."""
+
+    def waits(epochs):
+        before = synchronizations()
+        mv.train.fit(make_model().to("cuda"), data[0][:64], epochs=epochs, batch_size=16, ema=0.9, **QUIET)
+        return synchronizations() - before
+
+    assert waits(5) - waits(2) == 3 * 4
 
 
 def test_it_runs_beside_the_main_thread(data):

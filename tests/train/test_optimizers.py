@@ -185,6 +185,26 @@ def test_clip_grad_norm():
         mv.train.clip_grad_norm([p], 0)
 
 
+def test_clip_grad_norm_on_a_gpu(standin):
+    def pair():
+        params = [mv.Tensor(standin.zeros(2, "float32"), requires_grad=True) for _ in range(2)]
+        for p, g in zip(params, (3e30, 4e30)):
+            p.grad = mv.Tensor(standin.asarray([g, 0.0], "float32"))
+        return params
+
+    for max_norm, expected in ((None, 3e30), (1e31, 3e30), (1.0, 0.6)):
+        p, q = pair()
+        norm = mv.train.clip_grad_norm([p, q], max_norm)
+        assert float(norm) == pytest.approx(5e30)
+        assert p.grad.dtype == np.float32
+        assert float(p.grad.data[0]) == pytest.approx(expected)
+    p, q = pair()
+    p.grad = mv.Tensor(p.grad.data * np.inf)
+    mv.train.clip_grad_norm([p, q], 1.0)
+    assert float(q.grad.data[0]) == pytest.approx(4e30)  # a norm that is not finite scales nothing
+    assert mv.train.clip_grad_norm([], 1.0) == 0
+
+
 @pytest.mark.parametrize(("make", "message"), [
     (lambda p: mv.train.AdamW(p), "one Tensor"),
     (lambda p: mv.train.AdamW([]), "there are none"),

@@ -15,7 +15,7 @@ import numpy as np
 from minivit.autograd.fused import attention_by_kernel, fused
 from minivit.autograd.fused.softmax import softmax
 from minivit.autograd.primitives import getitem, matmul, reshape, swapaxes, transpose
-from minivit.backend import array_module, empty, for_pieces, kernel
+from minivit.backend import array_module, empty, for_pieces, kernel, products
 
 
 def attention_probabilities(q, k, bias=None, scale=None):
@@ -136,21 +136,23 @@ def _attend(q, k, v, bias, scale, out, keep):
     xp = array_module(q)
     (B, h, N, d), M = q.shape, k.shape[2]
     scale = 1 / math.sqrt(d) if scale is None else scale
-    log_total = xp.empty((B, h, N, 1), q.dtype) if keep else None
+    wide = products.wide(q.dtype)
+    log_total = xp.empty((B, h, N, 1), wide) if keep else None
     if bias is None and attention_by_kernel.attend(q, k, v, scale, out, log_total):
         return log_total
-    ones = xp.ones((M, 1), q.dtype)
+    ones = xp.ones((M, 1), wide)
 
     def work(piece):
         for at in piece.parts:
             e, z, log_z = _exponentials(q, k, bias, scale, at, ones)
-            xp.matmul(e, v[at[:2]], out=out[at])  # (n, h, r, M) @ (n, h, M, d) -> (n, h, r, d)
+            e = e.astype(q.dtype, copy=False)
+            products.matmul(e, v[at[:2]], out=out[at])  # (n, h, r, M) @ (n, h, M, d) -> (n, h, r, d)
             if z is not None:
                 out[at] /= z  # here on d numbers, rather than on the M of a row of A
             if log_total is not None:
                 log_total[at] = log_z
 
-    for_pieces(work, (B, h, N, M), q.itemsize, xp)
+    for_pieces(work, (B, h, N, M), wide.itemsize, xp)
     return log_total
 
 
@@ -164,12 +166,13 @@ def _exponentials(q, k, bias, scale, at, ones):
         fast(log_z.size, e.shape[-1], e, e, log_z)
         return e, None, log_z
     # One number for a whole head is the quickest to find and to subtract. Should a row lie so far below it that its total
-    # vanishes, every row gets its own. (On a GPU, where asking would mean waiting, at once.)
-    for axes in ((-2, -1), -1) if xp is np else (-1,):
+    # vanishes, every row gets its own. (On a GPU, where asking would mean waiting, and in float16, where more would vanish,
+    # at once.)
+    for axes in ((-2, -1), -1) if xp is np and q.dtype == e.dtype else (-1,):
         m = e.max(axis=axes, keepdims=True)
         e -= m
         xp.exp(e, out=e)
-        z = xp.matmul(e, ones)  # (n, h, r, M) @ (M, 1) -> (n, h, r, 1): a sum, quicker than np.sum
+        z = products.matmul(e, ones)  # (n, h, r, M) @ (M, 1) -> (n, h, r, 1): a sum, quicker than np.sum
         if axes == -1 or z.min(initial=1) > _VANISHING[e.dtype.itemsize]:
             break
         e = _scores(q, k, bias, scale, at)
@@ -183,6 +186,7 @@ def _attend_vjp(g, q, k, v, bias, out, scale, log_total, gq, gk, gv, gbias):
     scale = 1 / math.sqrt(d) if scale is None else scale
     if bias is None and attention_by_kernel.attend_vjp(g, q, k, v, out, scale, log_total, gq, gk, gv):
         return
+    wide = products.wide(q.dtype)
 
     def work(piece):
         keys = piece.images, piece.heads
@@ -191,19 +195,20 @@ def _attend_vjp(g, q, k, v, bias, out, scale, log_total, gq, gk, gv, gbias):
         for add, at in enumerate(piece.parts):
             a = _scores(q, k, bias, scale, at, log_total[at])
             xp.exp(a, out=a)
-            _add_product(gv_, a.swapaxes(-1, -2), g[at], add)  # out = A V
-            along = xp.einsum("bhnd,bhnd->bhn", g[at], out[at])[..., None]  # = Σ A ∂A over a row, since out = A V
+            _add_product(gv_, a.astype(q.dtype, copy=False).swapaxes(-1, -2), g[at], add)  # out = A V
+            along = products.dot_rows(g[at], out[at])[..., None]  # = Σ A ∂A over a row, since out = A V
             gs = _rows_by_rows(g[at], v[keys], along)
             gs *= a  # A = softmax(S): ∂S = A (∂A - Σ A ∂A)
             if gbias is not None:
                 gbias_.append((at, gs.sum(axis=0) if gbias.ndim == 3 else gs.sum(axis=(0, 1))))
-            xp.matmul(gs, k[keys], out=gq[at])  # S = scale · Q Kᵀ + bias
+            gs = gs.astype(q.dtype, copy=False)
+            products.matmul(gs, k[keys], out=gq[at])  # S = scale · Q Kᵀ + bias
             gq[at] *= scale
             _add_product(gk_, gs.swapaxes(-1, -2), q[at], add)
         gk_ *= scale
         return piece, gk_, gv_, gbias_
 
-    for piece, gk_, gv_, gbias_ in for_pieces(work, (B, h, N, M), q.itemsize, xp):
+    for piece, gk_, gv_, gbias_ in for_pieces(work, (B, h, N, M), wide.itemsize, xp):
         keys = piece.images, piece.heads
         for x, share in () if piece.whole else ((gk, gk_), (gv, gv_)):  # of some queries only: all are added up
             x[keys] = x[keys] + share if piece.rows.start else share
@@ -211,7 +216,7 @@ def _attend_vjp(g, q, k, v, bias, out, scale, log_total, gq, gk, gv, gbias):
             gbias[(heads, queries)[3 - gbias.ndim :]] += part
 
 
-_VANISHING = {2: 1e-3, 4: 1e-20, 8: 1e-150}  # by itemsize: a total below which its terms may have lost digits
+_VANISHING = {4: 1e-20, 8: 1e-150}  # by itemsize: a total below which its terms may have lost digits
 
 
 def _scores(q, k, bias, scale, at, subtracted=None):
@@ -224,23 +229,29 @@ def _scores(q, k, bias, scale, at, subtracted=None):
 
 
 def _rows_by_rows(a, b, subtracted=None):
-    """a bᵀ, less a number for each row, which rides along as one more column: (n, h, r, d), (n, h, M, d) -> (n, h, r, M).
+    """a bᵀ, less a number for each row: (n, h, r, d), (n, h, M, d) -> (n, h, r, M). Of float16, in float32: for exp.
 
-    Both are copied out: the products of such small matrices take much less time if they lie in one piece.
+    On a CPU both are copied out, and the number rides along as one more column: the products of such small matrices take
+    much less time if they lie in one piece.
     """
-    xp = array_module(a)
+    xp, wide = array_module(a), products.wide(a.dtype)
+    out = empty((*a.shape[:-1], b.shape[2]), wide, xp)
+    if xp is not np or a.dtype != wide:
+        products.matmul(a, b.swapaxes(-1, -2), out=out)
+        if subtracted is not None:
+            out -= subtracted
+        return out
     d, columns = a.shape[-1], a.shape[-1] + (subtracted is not None)
     left, right = (empty((*x.shape[:-1], columns), a.dtype, xp) for x in (a, b))
     left[..., :d], right[..., :d] = a, b
     if subtracted is not None:
         left[..., d:], right[..., d:] = -subtracted, 1
-    return xp.matmul(left, right.swapaxes(-1, -2), out=empty((*a.shape[:-1], b.shape[2]), a.dtype, xp))
+    return np.matmul(left, right.swapaxes(-1, -2), out=out)
 
 
 def _add_product(total, a, b, add):
     """total += a b; or, the first time, total = a b."""
-    xp = array_module(total)
     if add:
-        total += xp.matmul(a, b)
+        total += products.matmul(a, b)
     else:
-        xp.matmul(a, b, out=total)
+        products.matmul(a, b, out=total)

@@ -14,11 +14,11 @@ from minivit.bench.rows import EPS, STEPS, Candidate, Problem
 STEP_SIZE = 2.5 * EPS / STEPS  # minivit's default
 
 
-def _twin(problem: Problem) -> tuple[Any, Any, Any]:
+def _twin(problem: Problem, device: str = "cpu") -> tuple[Any, Any, Any]:
     """(the model as a torch.nn.Module, images, labels)"""
     import torch
 
-    p = torch_vit.parameters(problem.model)
+    p = torch_vit.parameters(problem.model, device)
 
     class Twin(torch.nn.Module):
         def __init__(self) -> None:
@@ -28,13 +28,14 @@ def _twin(problem: Problem) -> tuple[Any, Any, Any]:
         def forward(self, images: Any) -> Any:
             return torch_vit.forward(problem.model.config, dict(zip(p, self.weights)), images)
 
-    return Twin().eval().requires_grad_(False), torch.tensor(problem.images), torch.tensor(problem.labels)
+    x, y = (torch.tensor(array, device=device) for array in (problem.images, problem.labels))
+    return Twin().eval().requires_grad_(False), x, y
 
 
-def plain(problem: Problem) -> Candidate:
+def plain(problem: Problem, device: str = "cpu") -> Candidate:
     import torch
 
-    model, x, y = _twin(problem)
+    model, x, y = _twin(problem, device)
 
     def step() -> Any:
         adversarial = x
@@ -45,7 +46,7 @@ def plain(problem: Problem) -> Candidate:
                 adversarial = torch.clamp(torch.clamp(at + STEP_SIZE * g.sign(), x - EPS, x + EPS), 0, 1)
         return adversarial
 
-    return Candidate(step, lambda result: [result.numpy()])
+    return Candidate(step, lambda result: [result.cpu().numpy()])
 
 
 def by_torchattacks(problem: Problem) -> Candidate:

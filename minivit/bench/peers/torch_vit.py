@@ -41,20 +41,21 @@ def is_transposed(name: str, array: Any) -> bool:
     return array.ndim == 2 and name.endswith(".weight")
 
 
-def parameters(model: Any) -> dict[str, Any]:
+def parameters(model: Any, device: str = "cpu") -> dict[str, Any]:
     """The parameters of a minivit ViT as torch tensors that require gradients, in PyTorch's layout."""
     import torch
 
     def convert(name: str, array: np.ndarray) -> Any:
         array = array.T if is_transposed(name, array) else array
-        return torch.tensor(np.ascontiguousarray(array), requires_grad=True)
+        return torch.tensor(np.ascontiguousarray(array), device=device, requires_grad=True)
 
     return {name: convert(name, value) for name, value in model.state_dict().items()}
 
 
 def gradients(p: dict[str, Any]) -> dict[str, np.ndarray]:
     """The gradients that PyTorch left in `p`, in minivit's layout."""
-    return {n: (t.grad.numpy().T if is_transposed(n, t) else t.grad.numpy()) for n, t in p.items()}
+    found = {name: tensor.grad.cpu().numpy() for name, tensor in p.items()}
+    return {name: g.T if is_transposed(name, g) else g for name, g in found.items()}
 
 
 def forward(config: Any, p: dict[str, Any], images: Any) -> Any:
@@ -64,7 +65,8 @@ def forward(config: Any, p: dict[str, Any], images: Any) -> Any:
 
     B, H, W, C = images.shape
     P, D, h = config.patch_size, config.embed_dim, config.num_heads
-    mean, std = (torch.as_tensor(value, dtype=images.dtype) for value in (config.mean, config.std))  # one, or one per channel
+    like = {"dtype": images.dtype, "device": images.device}
+    mean, std = (torch.as_tensor(value, **like) for value in (config.mean, config.std))  # one, or one per channel
     x = (images - mean) / std
     kernel = p["patch_embed.proj.weight"].reshape(D, P, P, C).permute(0, 3, 1, 2)  # as a convolution of stride P
     z = F.conv2d(x.permute(0, 3, 1, 2), kernel, p["patch_embed.proj.bias"], stride=P).flatten(2).transpose(1, 2)
