@@ -20,6 +20,7 @@ from minivit.backend.arrays import (
     to_floats,
     to_numpy,
 )
+from minivit.backend.blas import single_threaded_blas
 from minivit.backend.blocks import (
     blocks,
     for_blocks,
@@ -28,10 +29,9 @@ from minivit.backend.blocks import (
     for_threads,
     num_threads,
     set_num_threads,
-    single_threaded_blas,
 )
 from minivit.backend.buffers import empty, empty_like
-from minivit.backend.kernels import array_code, kernel, kernel_status
+from minivit.backend.kernels import array_code, kernel, kernel_status, kernels_on_cpu
 from minivit.backend.products import allow_tf32
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "is_array",
     "kernel",
     "kernel_status",
+    "kernels_on_cpu",
     "num_threads",
     "products",
     "resolve_device",

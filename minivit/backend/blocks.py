@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minivit.backend.blas import single_threaded_blas
+
 BLOCK_BYTES = 1 << 20  # per array: about a second-level cache, and long enough that threads seldom meet at the lock
 _GPU_BLOCK_BYTES = 1 << 28  # enough to keep a GPU busy
 _WORTH_BYTES = 1 << 20  # below this, waking a thread costs more than it brings
@@ -181,43 +183,6 @@ def _crew(most: int) -> list[_Helper]:
     return _helpers[: min(num_threads() - 1, most)]
 
 
-class _SingleThreadedBlas:
-    """`with single_threaded_blas:` matrix products run on the thread that asks for them. May be nested.
-
-    Small products want it too: a thread of the BLAS that was woken for one goes on waiting actively for the next, for
-    milliseconds, on a core that our own threads could use.
-    """
-
-    def __init__(self) -> None:
-        self._libraries: list[Any] | None = None
-        self._before: list[int] = []
-        self._depth = 0
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._depth += 1
-            if self._depth == 1:
-                if self._libraries is None:
-                    from threadpoolctl import ThreadpoolController
-
-                    found = ThreadpoolController().select(user_api="blas").lib_controllers
-                    self._libraries = [library for library in found if "numpy" in library.filepath] or found
-                self._before = [library.get_num_threads() for library in self._libraries]
-                for library in self._libraries:
-                    library.set_num_threads(1)
-
-    def __exit__(self, *_: Any) -> None:
-        with self._lock:
-            self._depth -= 1
-            if self._depth == 0:
-                for library, n in zip(self._libraries or (), self._before):
-                    library.set_num_threads(n)
-
-
-single_threaded_blas = _SingleThreadedBlas()
-
-
 def num_threads() -> int:
     """How many threads share elementwise work: the cores this process may use, unless `set_num_threads` said else."""
     global _threads
@@ -237,11 +202,5 @@ def set_num_threads(n: int | None) -> None:
     _threads = n
 
 
-def _forget_helpers() -> None:
-    global single_threaded_blas
-    _helpers.clear()
-    single_threaded_blas = _SingleThreadedBlas()
-
-
 if hasattr(os, "register_at_fork"):  # threads do not survive a fork, and their locks stay locked
-    os.register_at_fork(after_in_child=_forget_helpers)
+    os.register_at_fork(after_in_child=_helpers.clear)

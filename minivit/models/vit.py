@@ -16,6 +16,7 @@ import numpy as np
 
 from minivit.autograd import ops
 from minivit.autograd.shares import in_shares
+from minivit.backend import kernels_on_cpu
 from minivit.models.encoder import EncoderBlock
 from minivit.models.patches import Normalize, PatchEmbedding, check_images
 from minivit.models.positions import RelativePositionBias, sinusoidal, sinusoidal_2d
@@ -173,6 +174,8 @@ class ViT(Module):
         thread then does. And only if the logits of an image depend on that image alone: not if masks are drawn for the
         batch, nor, for all one knows, if somebody put a module or function of their own in.
         """
+        if kernels_on_cpu():  # which divide themselves, at less cost
+            return False
         weights = 12 * self.config.depth * self.config.embed_dim**2
         random = self.training and (self.config.dropout or self.config.drop_path)
         work = batch * self.patch_embed.num_patches * weights  # multiply-accumulates, about

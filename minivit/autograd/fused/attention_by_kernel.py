@@ -1,27 +1,17 @@
-"""Attention by the processor's kernels (`backend/attention.c`): which thread computes which heads and queries.
+"""Attention by the processor's kernels (`backend/kernels/attention.c`), which take it piece by piece.
 
-Heads are independent of each other, and so are queries, but for ∂K and ∂V, to which every query adds its part.
+A piece is a head of an image with all of its queries; or with some of them, where there are so few heads that cores
+would go without. Heads are independent of each other, and so are queries, but for ∂K and ∂V, to which every query adds
+its part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from minivit.backend import empty, for_threads, kernel, num_threads
-
-_WORTH_THREADS = 1 << 16  # scores
-
-
-class _Part(NamedTuple):
-    """The heads first ≤ head < last of all images, and of them the queries start ≤ i < stop."""
-
-    first: int
-    last: int
-    start: int
-    stop: int
+from minivit.backend import empty, kernel, num_threads
 
 
 def attend(q: Any, k: Any, v: Any, scale: float, out: Any, log_total: Any) -> bool:
@@ -32,12 +22,8 @@ def attend(q: Any, k: Any, v: Any, scale: float, out: Any, log_total: Any) -> bo
     fast = kernel("attention", q, k, v, out, strided=True)
     if fast is None or not out.size or not k.size:
         return False
-    layout = _layout(q, k, v, out)
-
-    def work(part: _Part) -> None:
-        fast(*part, scale, layout, q, k, v, out, log_total, _scratch(q, k, v))
-
-    for_threads(work, list(_parts(q, k)))
+    pieces = _pieces(q)
+    fast(len(pieces), scale, pieces, _layout(q, k, v, out), q, k, v, out, log_total, *_scratch(q, k, v))
     return True
 
 
@@ -48,51 +34,34 @@ def attend_vjp(
     fast = kernel("attention_vjp", g, q, k, v, out, gq, gk, gv, strided=True)
     if fast is None or not out.size or not k.size:
         return False
+    pieces = _pieces(q)
+    later = [i for i, start in enumerate(pieces[:, 1]) if start]  # those that do not begin a head
+    more_gk, more_gv = (empty((len(pieces), *x.shape[2:]), x.dtype) if later else None for x in (gk, gv))
     layout = _layout(q, k, v, out, g, gq, gk, gv)
-
-    def work(part: _Part) -> tuple[_Part, Any, Any]:
-        if part.start == 0:
-            fast(*part, scale, layout, q, k, v, out, g, log_total, gq, gk, gv, _scratch(q, k, v))
-            return part, None, None
-        # a later part of one head's queries: its share of ∂K and ∂V goes to matrices of its own
-        gk_, gv_ = (empty((1, 1, *x.shape[2:]), x.dtype) for x in (gk, gv))
-        fast(*part, scale, _layout(q, k, v, out, g, gq, gk_, gv_), q, k, v, out, g, log_total, gq, gk_, gv_, _scratch(q, k, v))
-        return part, gk_[0, 0], gv_[0, 0]
-
-    for part, gk_, gv_ in for_threads(work, list(_parts(q, k))):
-        if gk_ is not None:
-            at = divmod(part.first, q.shape[1])
-            gk[at] += gk_
-            gv[at] += gv_
+    fast(len(pieces), scale, pieces, layout, q, k, v, out, g, log_total, gq, gk, gv, more_gk, more_gv, *_scratch(q, k, v))
+    for i in later:
+        at = divmod(int(pieces[i, 0]), q.shape[1])
+        gk[at] += more_gk[i]
+        gv[at] += more_gv[i]
     return True
 
 
-def _parts(q: Any, k: Any) -> Iterator[_Part]:
-    """All heads and queries in parts of equal work, some for each thread."""
-    (B, h, N, _), M, threads = q.shape, k.shape[2], num_threads()
-    if threads == 1 or B * h * N * M < _WORTH_THREADS:
-        yield _Part(0, B * h, 0, N)
-    elif B * h % threads == 0 or B * h >= 4 * threads:
-        step = max(1, -(-B * h // (2 * threads)))  # two for each thread, should one be held up
-        for first in range(0, B * h, step):
-            yield _Part(first, min(first + step, B * h), 0, N)
-    else:
-        step = -(-N // threads)
-        for head in range(B * h):
-            for start in range(0, N, step):
-                yield _Part(head, head + 1, start, min(start + step, N))
+def _pieces(q: Any) -> np.ndarray:
+    """(head, first query, last + 1) of each, heads of all images counted through: so many that each core has its share."""
+    B, h, N, _ = q.shape
+    cuts = 1 if B * h % num_threads() == 0 or B * h >= 4 * num_threads() else min(num_threads(), N)
+    ends = [N * i // cuts for i in range(cuts + 1)]
+    return np.array([(head, a, b) for head in range(B * h) for a, b in zip(ends, ends[1:])], np.int64)
 
 
-def _layout(q: Any, k: Any, v: Any, out: Any, *gradients: Any) -> Any:
+def _layout(q: Any, k: Any, v: Any, out: Any, *gradients: Any) -> np.ndarray:
     """The struct `shape` of `attention.c`: sizes, and for each array how far apart its images, heads and rows lie."""
-    numbers = [q.shape[1], q.shape[2], k.shape[2], q.shape[3], v.shape[3]]
-    for x in (q, k, v, out, *gradients):
-        one = x.shape[:2] == (1, 1)  # a single matrix, whichever head it is of
-        numbers += [0 if one else x.strides[0] // 4, 0 if one else x.strides[1] // 4, x.strides[2] // 4]
-    return np.array(numbers, np.int64)
+    steps = [stride // 4 for x in (q, k, v, out, *gradients) for stride in x.strides[:3]]
+    return np.array([*q.shape[1:3], k.shape[2], q.shape[3], v.shape[3], *steps], np.int64)
 
 
-def _scratch(q: Any, k: Any, v: Any) -> Any:
-    """Memory for one tile of scores and what belongs to it, as `attention.c` takes it."""
+def _scratch(q: Any, k: Any, v: Any) -> tuple[int, Any]:
+    """Numbers for each thread, and memory for all: a tile of scores and what belongs to it, as `attention.c` takes them."""
     keys, queries, wide = min(k.shape[2], 512), 64, q.shape[3] + v.shape[3] + 32  # two rows, padded
-    return empty((wide * (2 * keys + 3 * queries) + 2 * queries * keys + 2 * (q.shape[2] + queries),), q.dtype)
+    space = wide * (2 * keys + 3 * queries) + 2 * queries * keys + 2 * (q.shape[2] + queries)
+    return space, empty((num_threads() * space,), np.float32)

@@ -1,4 +1,4 @@
-"""The fused operations once more, each pass by a compiled kernel (`backend/kernels.c`) where there is one.
+"""The fused operations once more, each pass by a compiled kernel (`backend/kernels/`) where there is one.
 
 Every function stands for the array code of the operation of its name, and returns what that would, or None: then there is
 no kernel for these arrays (float64, no compiler, a layout with gaps), and the array code does it. The tests hold both to
@@ -11,34 +11,51 @@ from typing import Any
 
 import numpy as np
 
-from minivit.backend import array_module, empty_like, for_blocks, kernel
+from minivit.backend import array_module, empty, empty_like, kernel, num_threads, single_threaded_blas
 
-_CHUNKS = 256  # of rows, on a GPU: each adds up its part of a parameter's gradient
+_GPU_CHUNKS = 256  # of rows: each adds up its part of a parameter's gradient
+
+
+def linear(x: Any, weight: Any, bias: Any) -> Any:
+    rows = x.reshape(-1, x.shape[-1])
+    fast = kernel("linear", rows, weight) if bias is None else kernel("linear", rows, weight, bias)
+    if fast is None or not x.size or not weight.size:
+        return None
+    out = empty((len(rows), weight.shape[1]), np.float32)
+    with single_threaded_blas:
+        fast(len(rows), *weight.shape, rows, weight, bias, out)
+    return out.reshape(*x.shape[:-1], weight.shape[1])
+
+
+def linear_vjp(g: Any, x: Any, weight: Any, bias: Any, needs: tuple[bool, ...]) -> Any:
+    rows, g_rows = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+    fast, fast_parameters = kernel("linear_vjp", g_rows, rows, weight), kernel("linear_vjp_parameters", g_rows)
+    if fast is None or fast_parameters is None or not x.size or not weight.size:
+        return None
+    gx, gw, gb = (empty(a.shape, np.float32) if need else None for a, need in zip((rows, weight, bias), needs))
+    with single_threaded_blas:
+        if gx is not None:
+            fast(len(rows), *weight.shape, g_rows, weight, gx)
+        if gw is not None or gb is not None:
+            fast_parameters(len(rows), *weight.shape, g_rows, rows, gw, gb)
+    return None if gx is None else gx.reshape(x.shape), gw, gb
 
 
 def gelu(x: Any, approximate: bool) -> Any:
-    flat = x.reshape(-1)
-    fast = kernel("gelu_tanh" if approximate else "gelu", flat)
+    fast = kernel("gelu_tanh" if approximate else "gelu", x)
     if fast is None:
         return None
     out = empty_like(x, array_module(x))
-    flat_out = out.reshape(-1)
-    for_blocks(lambda block: fast(flat[block].size, flat[block], flat_out[block]), flat.size, x.itemsize, array_module(x))
+    fast(x.size, x, out)
     return out
 
 
 def gelu_vjp(g: Any, x: Any, approximate: bool) -> Any:
-    flat_g, flat_x = g.reshape(-1), x.reshape(-1)
-    fast = kernel("gelu_tanh_vjp" if approximate else "gelu_vjp", flat_g, flat_x)
+    fast = kernel("gelu_tanh_vjp" if approximate else "gelu_vjp", g, x)
     if fast is None:
         return None
     gx = empty_like(x, array_module(x))
-    flat_gx = gx.reshape(-1)
-
-    def work(block: slice) -> None:
-        fast(flat_x[block].size, flat_g[block], flat_x[block], flat_gx[block])
-
-    for_blocks(work, x.size, x.itemsize, array_module(x))
+    fast(x.size, g, x, gx)
     return gx
 
 
@@ -51,11 +68,7 @@ def layer_norm(x: Any, weight: Any, bias: Any, eps: float) -> Any:
         return None
     xp = array_module(x)
     out, mu, rstd = empty_like(rows, xp), xp.empty((len(rows), 1), np.float32), xp.empty((len(rows), 1), np.float32)
-
-    def work(block: slice) -> None:
-        fast(len(mu[block]), D, eps, rows[block], weight, bias, out[block], mu[block], rstd[block])
-
-    for_blocks(work, len(rows), D * x.itemsize, xp)
+    fast(len(rows), D, eps, rows, weight, bias, out, mu, rstd)
     return out.reshape(x.shape), mu, rstd
 
 
@@ -67,25 +80,13 @@ def layer_norm_vjp(g: Any, x: Any, mu: Any, rstd: Any, weight: Any, needs: tuple
         return None
     xp = array_module(x)
     gx = empty_like(rows, xp)
-
-    def work(block: slice) -> Any:
-        n, g_, x_, mu_, rstd_ = len(mu[block]), g_rows[block], rows[block], mu[block], rstd[block]
-        fast(n, D, g_, x_, mu_, rstd_, weight, gx[block])
-        if not (needs[1] or needs[2]):
-            return None
-        chunks = 1 if xp is np else max(1, min(n, _CHUNKS))
-        gw, gb = xp.empty((chunks, D), np.float32), xp.empty((chunks, D), np.float32)
-        fast_parameters(chunks, n, D, g_, x_, mu_, rstd_, gw, gb)
-        return gw.sum(axis=0), gb.sum(axis=0)
-
-    parts = for_blocks(work, len(rows), D * x.itemsize, xp)
+    fast(len(rows), D, g_rows, rows, mu, rstd, weight, gx)
     if not (needs[1] or needs[2]):
         return gx.reshape(x.shape), None, None
-    gw, gb = xp.zeros_like(weight), xp.zeros_like(weight)
-    for gw_, gb_ in parts:
-        gw += gw_
-        gb += gb_
-    return gx.reshape(x.shape), gw, gb
+    chunks = num_threads() if xp is np else _GPU_CHUNKS
+    gw, gb = xp.empty((chunks, D), np.float32), xp.empty((chunks, D), np.float32)
+    fast_parameters(chunks, len(rows), D, g_rows, rows, mu, rstd, gw, gb)
+    return gx.reshape(x.shape), *(part.sum(axis=0).astype(weight.dtype, copy=False) for part in (gw, gb))
 
 
 def softmax(x: Any, axis: int) -> Any:

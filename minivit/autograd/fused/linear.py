@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minivit.autograd.fused import fused
+from minivit.autograd.fused import by_kernel, fused
 from minivit.autograd.primitives import add, matmul, reshape
 from minivit.backend import array_module, empty, for_shares, products
 
@@ -29,6 +29,9 @@ def linear(x, weight, bias=None):
         raise ValueError(f"linear: x of shape {x.shape} does not multiply a weight of shape {weight.shape}")
     if bias is not None and bias.shape != weight.shape[1:]:
         raise ValueError(f"linear: bias has shape {bias.shape}, expected {weight.shape[1:]}")
+    fast = by_kernel.linear(x, weight, bias)
+    if fast is not None:
+        return fast
     rows = x.reshape(-1, x.shape[-1])
     xp = array_module(x, weight)
     out = empty((len(rows), weight.shape[1]), xp.result_type(x, weight), xp)
@@ -44,6 +47,9 @@ def linear(x, weight, bias=None):
 
 @linear.vjp
 def _(g, x, weight, bias, needs):
+    fast = by_kernel.linear_vjp(g, x, weight, bias, needs)
+    if fast is not None:
+        return fast
     rows, g_rows = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
     gx = _product(g_rows, weight.T).reshape(x.shape) if needs[0] else None  # (n, d_out) @ (d_out, d_in)
     gw = _product(rows.T, g_rows) if needs[1] else None  # (d_in, n) @ (n, d_out)

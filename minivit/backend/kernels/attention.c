@@ -109,7 +109,7 @@ static const float *pad(const float *x, size rows, size n, size *stride, float *
 }
 
 static void put_back(const float *copy, size rows, size n, float *x, size stride, int add) {
-    for (size i = 0; i < rows; i++) EACH(j, n) x[i * stride + j] = copy[i * padded(n) + j] + (add ? x[i * stride + j] : 0);
+    for (size i = 0; i < rows; i++) COLUMNS(j, n) x[i * stride + j] = copy[i * padded(n) + j] + (add ? x[i * stride + j] : 0);
 }
 
 // factor · xᵀ, (n, rows) with its rows filled up with zeros
@@ -133,15 +133,18 @@ typedef struct { size h, N, M, d, dv; strides q, k, v, out, g, gq, gk, gv; } sha
 // A tile holds its scores transposed, a row for each key: what is said of every query (its largest score, their sum) is
 // then said of whole vectors, and nothing needs to be added up within one.
 
-// For the heads first ≤ head < last of all images, and the queries from ≤ i < to. `layout` is a `shape`. If log_total is
-// there it takes, for the way back, the logarithm of each row's sum of exp: (images, heads, N).
-KERNEL attention(size first, size last, size from, size to, float scale, const size *layout,
-                 const real *q, const real *k, const real *v, real *out, float *log_total, float *scratch) {
+// Each of the pieces is one head, of one image, and some of its queries: `piece` names them, (head, first query, last + 1).
+// `layout` is a `shape`. If log_total is there it takes, for the way back, the logarithm of each row's sum of exp: (images,
+// heads, N). Each thread has `space` numbers of scratch.
+KERNEL attention(size pieces, float scale, const size *piece, const size *layout,
+                 const real *q, const real *k, const real *v, real *out, float *log_total, size space, float *scratch) {
     const shape *s = (const shape *)layout;
+    scratch += part_ * space;
     size d = s->d, dv = s->dv, V = padded(dv), most = least(KEYS, s->M);
     float *queries = take(&scratch, d * QUERIES), *values = take(&scratch, most * V), *scores = take(&scratch, most * QUERIES);
     float *sums = take(&scratch, QUERIES * V), *largest = take(&scratch, s->N + QUERIES), *total = take(&scratch, s->N + QUERIES);
-    for (size head = first; head < last; head++) {
+    ROWS(p, pieces) {
+        size head = piece[3 * p], from = piece[3 * p + 1], to = piece[3 * p + 2];
         for (size j = 0; j < s->M; j += KEYS) {
             size m = least(KEYS, s->M - j), v_stride = s->v.rows;
             const float *v_rows = pad(ROW(v, j), m, dv, &v_stride, values);
@@ -165,7 +168,7 @@ KERNEL attention(size first, size last, size from, size to, float scale, const s
                     }
                     *max = now, *sum = more, *(vector *)(factor + r) = less;
                 }
-                if (j) for (size r = 0; r < n; r++) EACH(c, dv) o[r * s->out.rows + c] *= factor[r];
+                if (j) for (size r = 0; r < n; r++) COLUMNS(c, dv) o[r * s->out.rows + c] *= factor[r];
                 if (V == dv) product(n, V, m, scores, 1, N, v_rows, v_stride, o, s->out.rows, j > 0);
                 else {
                     product(n, V, m, scores, 1, N, v_rows, v_stride, sums, V, 0);
@@ -175,29 +178,34 @@ KERNEL attention(size first, size last, size from, size to, float scale, const s
         }
         for (size i = from; i < to; i++) {
             float factor = 1 / total[i], *o = ROW(out, i);
-            EACH(c, dv) o[c] *= factor;
+            COLUMNS(c, dv) o[c] *= factor;
             if (log_total) log_total[head * s->N + i] = LOG(total[i]) + largest[i];
         }
     }
 }
 
-// ∂q, ∂k, ∂v of the same heads and queries; of ∂k and ∂v the part that comes from these queries. Scores and probabilities
-// are computed again: exp(S - log_total) is A.
-KERNEL attention_vjp(size first, size last, size from, size to, float scale, const size *layout,
+// ∂q, ∂k, ∂v of the same pieces. Scores and probabilities are computed again: exp(S - log_total) is A. To ∂k and ∂v every
+// query of a head adds its part: those of a head's first piece go to gk and gv, those of its others to matrices of their
+// own, more_gk (pieces, M, d) and more_gv (pieces, M, dv).
+KERNEL attention_vjp(size pieces, float scale, const size *piece, const size *layout,
                      const real *q, const real *k, const real *v, const real *out, const real *g, const float *log_total,
-                     real *gq, real *gk, real *gv, float *scratch) {
+                     real *gq, real *gk, real *gv, real *more_gk, real *more_gv, size space, float *scratch) {
     const shape *s = (const shape *)layout;
+    scratch += part_ * space;
     size d = s->d, dv = s->dv, D = padded(d), V = padded(dv), most = least(KEYS, s->M);
     float *queries = take(&scratch, d * QUERIES), *cotangents = take(&scratch, dv * QUERIES);
     float *A = take(&scratch, most * QUERIES), *dS = take(&scratch, most * QUERIES);
     float *k_copy = take(&scratch, most * D), *q_copy = take(&scratch, QUERIES * D), *g_copy = take(&scratch, QUERIES * V);
     float *gk_copy = take(&scratch, most * D), *gv_copy = take(&scratch, most * V), *gq_copy = take(&scratch, QUERIES * D);
-    for (size head = first; head < last; head++)
+    ROWS(p, pieces) {
+        size head = piece[3 * p], from = piece[3 * p + 1], to = piece[3 * p + 2];
+        size to_k = from ? d : s->gk.rows, to_v = from ? dv : s->gv.rows;  // how far apart the rows of ∂k and ∂v lie
+        real *gk_head = from ? more_gk + p * s->M * d : ROW(gk, 0), *gv_head = from ? more_gv + p * s->M * dv : ROW(gv, 0);
         for (size j = 0; j < s->M; j += KEYS) {
             size m = least(KEYS, s->M - j), k_stride = s->k.rows;
             const float *k_rows = pad(ROW(k, j), m, d, &k_stride, k_copy);
-            float *gk_rows = D == d ? ROW(gk, j) : gk_copy, *gv_rows = V == dv ? ROW(gv, j) : gv_copy;
-            size gk_stride = D == d ? s->gk.rows : D, gv_stride = V == dv ? s->gv.rows : V;
+            float *gk_rows = D == d ? gk_head + j * to_k : gk_copy, *gv_rows = V == dv ? gv_head + j * to_v : gv_copy;
+            size gk_stride = D == d ? to_k : D, gv_stride = V == dv ? to_v : V;
             for (size i = from; i < to; i += QUERIES) {
                 size n = least(QUERIES, to - i), N = padded(n), q_stride = s->q.rows, g_stride = s->g.rows;
                 float l[QUERIES] = {0}, along[QUERIES] = {0};
@@ -228,7 +236,8 @@ KERNEL attention_vjp(size first, size last, size from, size to, float scale, con
                     put_back(gq_copy, n, d, ROW(gq, i), s->gq.rows, j > 0);
                 }
             }
-            if (D != d) put_back(gk_copy, m, d, ROW(gk, j), s->gk.rows, 0);
-            if (V != dv) put_back(gv_copy, m, dv, ROW(gv, j), s->gv.rows, 0);
+            if (D != d) put_back(gk_copy, m, d, gk_head + j * to_k, to_k, 0);
+            if (V != dv) put_back(gv_copy, m, dv, gv_head + j * to_v, to_v, 0);
         }
+    }
 }

@@ -11,12 +11,12 @@
 //     MAX(m, j, D, term)    m is the largest number of the row, NaN apart
 //     ONCE                  what is said once for a row
 //
-// `real` is the type that arrays hold: float, on a GPU also __half. Everything is computed in float. Threads of the CPU's call a
-// kernel with a part of the elements or rows each; the first parameter is always how many there are.
-
-typedef long long size;
+// `real` is the type that arrays hold: float, on a GPU also __half. Everything is computed in float. The
+// first parameter is always how many elements or rows there are; each thread of the processor has a part of them.
 
 #ifdef __CUDACC__
+
+typedef long long size;
 
 #ifdef HALF
 #include <cuda_fp16.h>
@@ -52,9 +52,11 @@ typedef float real;
 #define KERNEL static void
 #define INLINE static inline
 #define SIMD(what) _Pragma(#what)
-#define EACH(i, n) SIMD(omp simd) for (size i = 0; i < (n); i++)
-#define ROWS(r, rows) for (size r = 0; r < (rows); r++)
-#define COLUMNS(j, D) EACH(j, D)
+#define FIRST(n) ((n) * part_ / parts_)  // of this thread's part, see threads.c
+#define LAST(n) ((n) * (part_ + 1) / parts_)
+#define EACH(i, n) SIMD(omp simd) for (size i = FIRST(n); i < LAST(n); i++)
+#define ROWS(r, rows) for (size r = FIRST(rows); r < LAST(rows); r++)
+#define COLUMNS(j, D) SIMD(omp simd) for (size j = 0; j < (D); j++)
 #define LANES 16  // what a row is taken by; the compiler makes of it as many vectors as the processor needs
 #define SUM(s, j, D, term) OVER_THE_ROW(s, j, D, term, 0, sum_ + *(lanes *)part_, sum_of_lanes(sum_), s += term_)
 #define MAX(m, j, D, term) OVER_THE_ROW(m, j, D, term, -INFINITY, larger_lanes(*(lanes *)part_, sum_), max_of_lanes(sum_), m = term_ > m ? term_ : m)
@@ -65,7 +67,7 @@ typedef float real;
         lanes sum_ = (lanes){0} + (begin); \
         for (size at_ = 0; at_ < whole_; at_ += LANES) { \
             float part_[LANES] __attribute__((aligned(64))); \
-            EACH(lane_, LANES) { size j = at_ + lane_; part_[lane_] = (term); } \
+            COLUMNS(lane_, LANES) { size j = at_ + lane_; part_[lane_] = (term); } \
             sum_ = next; \
         } \
         s = end; \

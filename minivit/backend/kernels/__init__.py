@@ -4,9 +4,10 @@
     if fast: fast(x.size, x, out)
 
 `kernels.c` holds them, written once for both machines: CuPy compiles it for a GPU, the system's C compiler for the
-processor, when the first one is asked for; the result is kept in the user's cache. Where there is no compiler, the array
-code computes the same, with more passes over memory. A kernel takes float32 arrays in C order (on a GPU float16 too)
-and lets other threads run meanwhile.
+processor, when the first one is asked for; the result is kept in the user's cache. Beside it stands what only the processor
+needs: its threads (`threads.c`), the linear layer's products (`linear.c`) and attention (`attention.c`). Where there is no
+compiler, the array code computes the same, with more passes over memory. A kernel takes float32 arrays in C order (on a
+GPU float16 too), divides large ones among the cores, and lets Python's other threads run meanwhile.
 
 MINIVIT_KERNELS=off in the environment, or `use_kernels(False)`, leaves everything to the array code.
 """
@@ -31,10 +32,15 @@ from typing import Any
 
 import numpy as np
 
+from minivit.backend import blas
+from minivit.backend.blocks import num_threads
+
 _HERE = Path(__file__).parent
 _SIGNATURE = re.compile(r"^KERNEL (\w+)\((.*?)\) \{", re.MULTILINE | re.DOTALL)
 _OPTIONS = ["-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-w",
-            "-shared", "-fPIC"]
+            "-pthread", "-shared", "-fPIC"]
+_FILES = ("threads.c", "kernels.c", "linear.c", "attention.c")
+_WORTH_THREADS = 1 << 14  # elements of a kernel's first array; the threads take some microseconds to begin and to end
 _TYPES = {"size": ctypes.c_longlong, "float": ctypes.c_float}
 
 _enabled = os.environ.get("MINIVIT_KERNELS", "").lower() not in ("off", "0", "no")
@@ -72,6 +78,11 @@ def array_code() -> Iterator[None]:
         _enabled = before
 
 
+def kernels_on_cpu() -> bool:
+    """Whether the processor's kernels can be used."""
+    return _enabled and bool(_cpu_kernels())
+
+
 def kernel_status() -> str:
     """For `minivit info`: what compiles the CPU's kernels, or why the array code runs alone."""
     if not _enabled:
@@ -100,40 +111,62 @@ def _source() -> str:
     takes a microsecond. In the array's struct the data pointer follows the object's header, in every version of NumPy:
     extension modules compiled years ago read it there too.
     """
-    text = "".join((_HERE / name).read_text(encoding="utf-8") for name in ("kernels.c", "attention.c"))
+    text = "".join((_HERE / name).read_text(encoding="utf-8") for name in _FILES)
     glue = [f"\ntypedef struct {{ char header[{object.__basicsize__}]; void *data; }} array;\n"]
     for name, parameters in _signatures(text):
-        outer = ", ".join(f"{'array *' if kind == '*' else kind + ' '}{word}" for kind, word in parameters)
-        inner = ", ".join(f"{word} ? {word}->data : 0" if kind == "*" else word for kind, word in parameters)
-        glue.append(f"void call_{name}({outer}) {{ {name}({inner}); }}\n")
+        handed = ", ".join(f"{'array *' if '*' in kind else kind + ' '}{word}" for kind, word in parameters)
+        fields = " ".join(f"{'void *' if '*' in kind else kind + ' '}{word};" for kind, word in parameters)
+        values = ", ".join(f"{word} ? {word}->data : 0" if "*" in kind else word for kind, word in parameters)
+        taken = ", ".join(f"a->{word}" for _, word in parameters)
+        glue.append(f"""
+typedef struct {{ {fields} }} arguments_of_{name};
+static void work_of_{name}(const void *arguments) {{ const arguments_of_{name} *a = arguments; {name}({taken}); }}
+void call_{name}(size threads, {handed}) {{
+    arguments_of_{name} a = {{{values}}};
+    in_parts(work_of_{name}, &a, threads);
+}}
+""")
     return text + "".join(glue)
 
 
 def _signatures(text: str) -> list[tuple[str, list[tuple[str, str]]]]:
-    """(name, [(type, parameter), ...]) of every kernel; the type of an array is "*"."""
+    """(name, [(type, parameter), ...]) of every kernel: of arrays "real *", "float *" or "size *"."""
     found = []
     for name, parameters in _SIGNATURE.findall(text):
         pairs = []
         for parameter in parameters.split(","):
-            kind, _, word = parameter.strip().rpartition(" ")
-            pairs.append(("*", word[1:]) if word.startswith("*") else (kind, word))
+            kind, _, word = parameter.strip().removeprefix("const ").rpartition(" ")
+            pairs.append((f"{kind} *", word[1:]) if word.startswith("*") else (kind, word))
         found.append((name, pairs))
     return found
 
 
 def _load(path: Path) -> dict[str, Callable[..., None]]:
     library = ctypes.CDLL(str(path))
-    return {name: _caller(library[f"call_{name}"], parameters) for name, parameters in _signatures(_source())}
+    found = {name: _caller(library[f"call_{name}"], parameters) for name, parameters in _signatures(_source())}
+    if not _lend_blas(library):
+        found = {name: call for name, call in found.items() if not name.startswith("linear")}
+    return found
 
 
 def _caller(function: Any, parameters: list[tuple[str, str]]) -> Callable[..., None]:
     function.restype = None
-    function.argtypes = [_TYPES.get(kind, ctypes.c_void_p) for kind, _ in parameters]
+    function.argtypes = [ctypes.c_longlong, *(_TYPES.get(kind, ctypes.c_void_p) for kind, _ in parameters)]
+    first = next(i for i, (kind, _) in enumerate(parameters) if kind == "real *")
 
     def call(*args: Any) -> None:
-        function(*[id(a) if type(a) is np.ndarray else a for a in args])
+        threads = num_threads() if args[first].size >= _WORTH_THREADS else 1
+        function(threads, *[id(a) if type(a) is np.ndarray else a for a in args])
 
     return call
+
+
+def _lend_blas(library: Any) -> bool:
+    """Tells the kernels where NumPy's own BLAS is, for their products. False if it is none whose functions are known."""
+    gemm, wide = blas.sgemm()
+    if gemm is not None:
+        library.use_blas(ctypes.cast(gemm, ctypes.c_void_p), int(wide))
+    return gemm is not None
 
 
 def _compiler() -> str | None:

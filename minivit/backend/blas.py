@@ -1,0 +1,83 @@
+"""The library that multiplies NumPy's matrices: how many threads it uses, and where its product is.
+
+A product of the sizes of a small model is done before the library's threads have met, and once woken they go on waiting
+for the next one, actively, on a core that others could use. So minivit divides products itself, and asks the library for
+one thread meanwhile.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from typing import Any
+
+
+class _SingleThreadedBlas:
+    """`with single_threaded_blas:` matrix products run on the thread that asks for them. May be nested."""
+
+    def __init__(self) -> None:
+        self._libraries: list[tuple[Any, Any]] | None = None  # how to read and to set the number of threads of each
+        self._before: list[int] = []
+        self._depth = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._depth += 1
+            if self._depth == 1:
+                if self._libraries is None:
+                    self._libraries = [_threads_of(library) for library in _libraries()]
+                self._before = [get() for get, _ in self._libraries]
+                for _, put in self._libraries:
+                    put(1)
+
+    def __exit__(self, *_: Any) -> None:
+        with self._lock:
+            self._depth -= 1
+            if self._depth == 0:
+                for (_, put), n in zip(self._libraries or (), self._before):
+                    put(n)
+
+    def forget(self) -> None:
+        """In the child after a fork: a lock that another thread held stays locked there."""
+        self._depth, self._lock = 0, threading.Lock()
+
+
+single_threaded_blas = _SingleThreadedBlas()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=single_threaded_blas.forget)
+
+
+def sgemm() -> tuple[Any, bool]:
+    """The function cblas_sgemm of NumPy's own library, and whether its integers have 64 bits; None if it is not known."""
+    for library in _libraries():
+        function, wide = _openblas(library, "cblas_sgemm")
+        if function is not None and "numpy" in library.filepath:
+            return function, wide
+    return None, False
+
+
+def _libraries() -> list[Any]:
+    """NumPy's own library as threadpoolctl describes it, or whichever there are."""
+    from threadpoolctl import ThreadpoolController
+
+    found = ThreadpoolController().select(user_api="blas").lib_controllers
+    return [library for library in found if "numpy" in library.filepath] or found
+
+
+def _threads_of(library: Any) -> tuple[Any, Any]:
+    """(get, set), by the shortest way: they are called around every product."""
+    get, put = (_openblas(library, f"openblas_{what}_num_threads")[0] for what in ("get", "set"))
+    return (get, put) if get is not None and put is not None else (library.get_num_threads, library.set_num_threads)
+
+
+def _openblas(library: Any, name: str) -> tuple[Any, bool]:
+    """A function of an OpenBLAS, and whether its integers have 64 bits: what it is called depends on how it was built."""
+    if library.internal_api == "openblas":
+        functions = ctypes.CDLL(library.filepath)  # loaded already: this finds it again
+        for called in (f"scipy_{name}64_", f"{name}64_", f"scipy_{name}", name):
+            if hasattr(functions, called):
+                return functions[called], called.endswith("64_")
+    return None, False
