@@ -63,14 +63,12 @@ EQUIVALENT: dict[tuple[str, str], str] = {
        "of a whole head the share is the gradient itself: it is written onto itself"
        for op in ("scaled_dot_product_attention", "multi_head_attention")},
     **{(op, "if fast is not None: return fast  ->  if False: return fast"): _KERNEL
-       for op in ("gelu", "layer_norm", "softmax")},
+       for op in ("gelu", "layer_norm", "linear", "softmax")},
     **{(op, "if bias is None and attention_by_kernel.attend_vjp(g, q, k, v, out, scale, log_total, gq, gk, gv): return  ->  "
             "if False: return"): _KERNEL for op in ("scaled_dot_product_attention", "multi_head_attention")},
     ("layer_norm", "0  ->  1"): "stands for a gradient that nobody needs; the engine drops it",
-    ("engine", "if owned and (not create_graph) and total.ndim: total += g return (total, True)  ->  "
-               "if False: total += g return (total, True)"): _SPEED,
-    ("engine", "owned and (not create_graph) and total.ndim  ->  owned and (not create_graph)"):
-        "+= on a 0-d result, a NumPy scalar or a 0-d array that is ours, gives the same sum",
+    ("engine", "if owned and (not create_graph) and total.ndim: return (add(total, g, out=total), True)  ->  "
+               "if False: return (add(total, g, out=total), True)"): _SPEED,
     ("engine", "True  ->  False"): _SPEED,
     ("engine", "if g.dtype != dtype: g = g.astype(dtype)  ->  if True: g = g.astype(dtype)"):
         "a cast to its own dtype is a copy",

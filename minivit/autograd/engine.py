@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from minivit.autograd.tensor import Tensor, casting, mode, recording
-from minivit.backend import array_module, is_array
+from minivit.backend import add, array_module, is_array
 
 _serial = itertools.count(1)
 
@@ -217,9 +217,8 @@ def _accumulate(sofar: tuple[Any, bool] | None, g: Any, create_graph: bool) -> t
         return g, False
     total, owned = sofar
     if owned and not create_graph and total.ndim:
-        total += g
-        return total, True
-    return total + g, True
+        return add(total, g, out=total), True
+    return add(total, g), True
 
 
 def _separate(found: dict[int, Any], gy: Any) -> None:

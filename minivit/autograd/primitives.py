@@ -21,6 +21,7 @@ from minivit.autograd.operation import Op
 from minivit.autograd.registry import register
 from minivit.autograd.special import erf as _erf
 from minivit.autograd.tensor import Tensor
+from minivit.backend import add as _add
 from minivit.backend import add_at, array_module, products
 
 
@@ -46,7 +47,7 @@ def _(g):
 
 @primitive(broadcasts=True)
 def add(x, y):
-    return x + y
+    return _add(x, y)  # x + y, on all cores
 
 
 @add.vjp

@@ -30,11 +30,12 @@ from minivit.backend.blocks import (
     num_threads,
     set_num_threads,
 )
-from minivit.backend.buffers import empty, empty_like
+from minivit.backend.buffers import add, empty, empty_like
 from minivit.backend.kernels import array_code, kernel, kernel_status, kernels_on_cpu
 from minivit.backend.products import allow_tf32
 
 __all__ = [
+    "add",
     "add_at",
     "allow_tf32",
     "array_code",

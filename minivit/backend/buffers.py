@@ -18,6 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from minivit.backend.arrays import array_module
+from minivit.backend.kernels import kernel
+
 _SMALLEST = 1 << 16  # bytes; below this the allocator is quick enough
 _SHELF_LIMIT = 1 << 30  # bytes kept on the shelf at most; beyond that, what was not asked for longest goes to the system
 
@@ -67,6 +70,17 @@ def _from_shelf(size: int) -> memoryview | None:
 def empty_like(x: Any, xp: Any = np) -> Any:
     """An array of the shape and dtype of `x`, in C order, with arbitrary content."""
     return empty(x.shape, x.dtype, xp)
+
+
+def add(x: Any, y: Any, out: Any = None) -> Any:
+    """x + y, or into `out`: of large arrays on all cores, and into memory that is used again."""
+    if type(x) is np.ndarray and type(y) is np.ndarray and x.shape == y.shape and x.nbytes >= _SMALLEST:
+        fast = kernel("add", x, y)
+        if fast is not None:
+            out = empty(x.shape, x.dtype) if out is None else out
+            fast(x.size, x, y, out)
+            return out
+    return x + y if out is None else array_module(out).add(x, y, out=out)
 
 
 def _take_back(reference: weakref.ref) -> None:

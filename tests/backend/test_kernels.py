@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,74 @@ def test_adam_is_the_formula():
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-5, atol=1e-6)
 
 
+# ---- on threads of their own ----
+
+
+def gelu_of(x):
+    return x * 0.5 * (1 + np.vectorize(math.erf)(x.astype(np.float64) / math.sqrt(2)))
+
+
+@compiled
+def test_several_threads_of_pythons_at_once(threads):
+    xs = [normal(400, 200) for _ in range(4)]
+    expected = [mv.ops.gelu(x) for x in xs]
+    wrong = []
+
+    def user(i):
+        for _ in range(50):
+            if not np.array_equal(mv.ops.gelu(xs[i]), expected[i]):
+                wrong.append(i)
+
+    users = [threading.Thread(target=user, args=(i,)) for i in range(4)]
+    for u in users:
+        u.start()
+    for u in users:
+        u.join(60)
+    assert not wrong
+    np.testing.assert_allclose(expected[0], gelu_of(xs[0]), atol=1e-6)
+
+
+@compiled
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_after_a_fork():
+    code = """
+import os, numpy as np, minivit as mv
+mv.backend.set_num_threads(2)
+x = np.linspace(-3, 3, 100_000, dtype=np.float32)
+total = mv.ops.gelu(x).sum()  # threads are there
+child = os.fork()
+if child == 0:
+    os._exit(0 if mv.ops.gelu(x).sum() == total and mv.ops.gelu(x).sum() == total else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "0\n", done.stderr
+
+
+@compiled
+def test_the_number_of_threads_may_change():
+    x, w = normal(700, 96), normal(96, 130)
+    try:
+        for n in (1, 5, 2, 64, 1, 3):
+            set_num_threads(n)
+            for _ in range(3):
+                np.testing.assert_allclose(mv.ops.linear(x, w), x @ w, rtol=1e-4, atol=1e-4)
+    finally:
+        set_num_threads(None)
+
+
+@compiled
+@pytest.mark.parametrize(("rows", "K", "J"), [(1, 1, 1), (2, 300, 5), (1500, 20, 64), (1029, 64, 20), (0, 4, 3)])
+def test_linear_of_any_shape(threads, rows, K, J):
+    x, w, b, g = normal(rows, K), normal(K, J), normal(J), normal(rows, J)
+    for bias in (b, None):
+        tensors = [mv.Tensor(a, requires_grad=True) for a in (x, w, *([] if bias is None else [b]))]
+        y = mv.ops.linear(*tensors)
+        np.testing.assert_allclose(y.data, x @ w + (0 if bias is None else b), rtol=1e-4, atol=1e-4)
+        for found, expected in zip(mv.grad(y, tensors, g), (g @ w.T, x.T @ g, g.sum(axis=0))):
+            np.testing.assert_allclose(found.data, expected, rtol=1e-4, atol=1e-3)
+
+
 # ---- never in the way ----
 
 
@@ -241,16 +310,12 @@ class RawModule:
         self.half = "-DHALF" in options
         self.signatures = dict(kernels._signatures(code))
         glue = "\n".join(
-            f"void call_{name}({', '.join('void *' + w if k == '*' else k + ' ' + w for k, w in parameters)}) "
+            f"void call_{name}({', '.join('void *' + w if '*' in k else k + ' ' + w for k, w in parameters)}) "
             f"{{ {name}({', '.join(w for _, w in parameters)}); }}"
             for name, parameters in self.signatures.items()
         )
-        self.types = {
-            name: re.findall(r"(real|float|size) \*?\w+", text)
-            for name, text in re.findall(r"^KERNEL (\w+)\((.*?)\) \{", code, re.MULTILINE | re.DOTALL)
-        }
         folder = RawModule.folder
-        (folder / "k.c").write_text(code + glue)
+        (folder / "k.c").write_text((HERE / "threads.c").read_text() + code + glue)
         subprocess.run(["cc", *kernels._OPTIONS, "-o", folder / "k.so", folder / "k.c", "-lm"], check=True)
         self.library = ctypes.CDLL(folder / "k.so")
 
@@ -259,17 +324,18 @@ class RawModule:
             assert block == (32, 8)
             assert len(grid) == 1
             assert grid[0] >= 1
-            assert len(args) == len(self.types[name])
+            assert len(args) == len(self.signatures[name])
             given, back = [], []
-            for a, (kind, _), held in zip(args, self.signatures[name], self.types[name]):
-                if kind != "*":
+            for a, (kind, _) in zip(args, self.signatures[name]):
+                if "*" not in kind:
                     assert type(a) is {"size": np.int64, "float": np.float32}[kind]
                     given.append({"size": ctypes.c_longlong, "float": ctypes.c_float}[kind](a))
                     continue
                 if a is None:
                     given.append(None)
                     continue
-                dtype = {"size": np.int64, "float": np.float32, "real": np.float16 if self.half else np.float32}[held]
+                real = np.float16 if self.half else np.float32
+                dtype = {"size *": np.int64, "float *": np.float32, "real *": real}[kind]
                 assert a.dtype == dtype, f"{name}: an array of {a.dtype}, {dtype} expected"
                 assert a._host.flags.c_contiguous
                 host = a._host.astype(np.float32) if dtype == np.float16 else a._host

@@ -35,8 +35,8 @@ def attend_vjp(
     if fast is None or not out.size or not k.size:
         return False
     pieces = _pieces(q)
-    later = [i for i, start in enumerate(pieces[:, 1]) if start]  # those that do not begin a head
-    more_gk, more_gv = (empty((len(pieces), *x.shape[2:]), x.dtype) if later else None for x in (gk, gv))
+    later = np.flatnonzero(pieces[:, 1]).tolist()  # those that do not begin a head
+    more_gk, more_gv = (empty((len(pieces) if later else 0, *x.shape[2:]), x.dtype) for x in (gk, gv))
     layout = _layout(q, k, v, out, g, gq, gk, gv)
     fast(len(pieces), scale, pieces, layout, q, k, v, out, g, log_total, gq, gk, gv, more_gk, more_gv, *_scratch(q, k, v))
     for i in later:
@@ -50,8 +50,10 @@ def _pieces(q: Any) -> np.ndarray:
     """(head, first query, last + 1) of each, heads of all images counted through: so many that each core has its share."""
     B, h, N, _ = q.shape
     cuts = 1 if B * h % num_threads() == 0 or B * h >= 4 * num_threads() else min(num_threads(), N)
-    ends = [N * i // cuts for i in range(cuts + 1)]
-    return np.array([(head, a, b) for head in range(B * h) for a, b in zip(ends, ends[1:])], np.int64)
+    ends = np.arange(cuts + 1) * N // cuts
+    pieces = np.empty((B * h, cuts, 3), np.int64)
+    pieces[..., 0], pieces[..., 1], pieces[..., 2] = np.arange(B * h)[:, None], ends[:-1], ends[1:]
+    return pieces.reshape(-1, 3)
 
 
 def _layout(q: Any, k: Any, v: Any, out: Any, *gradients: Any) -> np.ndarray:

@@ -119,6 +119,10 @@ INLINE float exponential(float x) {
 
 #endif
 
+KERNEL add(size n, const real *x, const real *y, real *out) {
+    EACH(i, n) out[i] = (float)x[i] + (float)y[i];
+}
+
 // ---- GELU ----
 
 // Φ(x) and the slope of x Φ(x), which is Φ(x) + x φ(x), are both ½ plus an odd function, x times a function of x². As a

@@ -13,6 +13,7 @@ void use_blas(void *gemm, int wide) {
     blas.wide = wide;
 }
 
+#define CHUNK 512  // rows: few enough to be in the cache when the bias comes, many enough for the BLAS to pack the weight
 #define ROW_BY_ROW 101
 enum { AS_IT_IS = 111, TRANSPOSED = 112 };
 
@@ -25,10 +26,12 @@ static void gemm(int a_is, int b_is, size I, size J, size K, const float *a, siz
 
 // y = x W + b, (rows, K) (K, J) -> (rows, J)
 KERNEL linear(size rows, size K, size J, const real *x, const real *weight, const real *bias, real *y) {
-    size first = FIRST(rows), last = LAST(rows);
-    gemm(AS_IT_IS, AS_IT_IS, last - first, J, K, x + first * K, K, weight, J, y + first * J, J);
-    if (bias)
-        for (size r = first; r < last; r++) COLUMNS(j, J) y[r * J + j] += bias[j];
+    for (size r = FIRST(rows), n; r < LAST(rows); r += n) {
+        n = LAST(rows) - r < CHUNK ? LAST(rows) - r : CHUNK;
+        gemm(AS_IT_IS, AS_IT_IS, n, J, K, x + r * K, K, weight, J, y + r * J, J);
+        if (bias)
+            for (size i = r; i < r + n; i++) COLUMNS(j, J) y[i * J + j] += bias[j];
+    }
 }
 
 // ∂x = g Wᵀ, (rows, J) (J, K) -> (rows, K)
