@@ -18,8 +18,9 @@
 # what a training step must do, measures what the machine can do, and then takes minivit's measures one at a time.
 #
 # The source that it explains: `minivit/backend/blocks.py` and `buffers.py`, `minivit/autograd/fused/` and
-# `minivit/autograd/shares.py`. *All times are those of the machine printed below*; on another one the curves move, and a
-# measure may bring more, or nothing. Run it again on yours, with nothing beside it.
+# `minivit/autograd/shares.py`; in section 10 `minivit/backend/kernels/`. Up to there it is about array code, that is NumPy
+# alone, and the compiled kernels are left out. *All times are those of the machine printed below*; on another one the curves
+# move, and a measure may bring more, or nothing. Run it again on yours, with nothing beside it.
 
 # %%
 # To install, once, from the folder that holds pyproject.toml:  pip install ".[notebooks]"
@@ -42,6 +43,8 @@ for fact in ("processor", "cores", "numpy", "blas"):
     print(f"{fact:10s} {mv.bench.machine()[fact]}")
 watch = mv.bench.timing.cores_of_others()
 others = watch.__enter__()  # to be asked what else ran meanwhile
+without_kernels = mv.backend.array_code()
+without_kernels.__enter__()  # until section 10
 
 
 def seconds(calls, least=1e-3, budget=0.25):
@@ -564,12 +567,61 @@ print(f"other programs kept {busy:.1f} of {CORES} cores busy while this notebook
 # within operations: the digits-sized step, batch 64, from 33 ms to 30; MNIST-sized 123 to 106; ViT-Ti 496 to 447.) If the
 # last line above says that other programs were at work, the figure shows something else: the step is done when the slower of
 # the threads is.
+
+# %% [markdown]
+# ## 10 One pass, compiled
+#
+# NumPy makes one pass over memory for every `+=`. A compiler makes one of all of them: `minivit/backend/kernels/kernels.c`
+# says what becomes of an element or of a row, in a C that a GPU's compiler takes as well, and where the machine has a C
+# compiler minivit uses it. Its threads do not meet Python's lock, so they are handed work in microseconds and shares are
+# no longer needed. (Without a compiler this section compares array code with itself.)
+
+# %%
+rows, weights = rng.standard_normal((M, 4 * D), dtype=np.float32), np.ones(4 * D, np.float32)
+tokens = rng.standard_normal((M, D), dtype=np.float32)
+packed, into = rng.standard_normal((B, N, 3 * D), dtype=np.float32), rng.standard_normal((D, 4 * D), dtype=np.float32)
+images = rng.random((64, *digits.config.image_size, 1), dtype=np.float32)
+classes, params = rng.integers(0, 10, 64), list(digits.parameters())
+work = {
+    "GELU": lambda: mv.ops.gelu(rows),
+    "layer norm": lambda: mv.ops.layer_norm(rows, weights, weights),
+    "attention": lambda: mv.ops.multi_head_attention(packed, num_heads=h),
+    "linear layer": lambda: mv.ops.linear(tokens, into, weights),
+    "training step, digits, batch 64": lambda: mv.grad(mv.ops.cross_entropy(digits(images), classes), params),
+}
+
+
+def in_array_code(call):
+    with mv.backend.array_code():
+        return call()
+
+
+without_kernels.__exit__(None, None, None)
+print("kernels:", mv.backend.kernel_status())
+gains = {}
+for name, call in work.items():
+    took_by = seconds({"array code": lambda call=call: in_array_code(call), "kernels": call}, budget=0.5)
+    gains[name] = took_by["array code"] / took_by["kernels"]
+    before, after = (1e3 * took_by[way] for way in ("array code", "kernels"))
+    print(f"{name:32s} {before:8.2f} ms {after:8.2f} ms   {gains[name]:.1f} times as fast")
+
+fig, ax = plt.subplots(figsize=(6.4, 2.2))
+bars = ax.barh(list(gains), list(gains.values()), color=line(0)["color"])
+ax.bar_label(bars, fmt="%.1f", padding=3)
+ax.axvline(1, color="0.4", linewidth=1)
+ax.invert_yaxis()
+ax.set(xlabel="times as fast as array code", title="What compiling brings")
+plt.show()
+
+# %% [markdown]
+# Where passes were the cost, as in GELU and layer norm, compiling brings most; the linear layer was a product of the BLAS's
+# before and is one now. A step gains what its parts do, weighted by their time.
 #
 # ## What it comes to
 #
 # - The products are the wall. A step cannot be faster than they are, and the larger the model the closer it stands to it.
 # - Everything else is traffic. Fewer passes, in blocks that are still in cache, into memory that is already there.
-# - Threads pay where they are handed much at a time, on cores that nobody else uses.
+# - Threads pay where they are handed much at a time, on cores that nobody else uses, and most where they share no lock.
 #
 # The whole against PyTorch and others, and what was tried and left: `minivit bench`, and `docs/performance.md`.
 #

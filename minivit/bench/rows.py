@@ -52,20 +52,21 @@ _DIGITS = ViTConfig(image_size=8, patch_size=2, channels=1, embed_dim=64, depth=
 _MNIST = replace(_DIGITS, image_size=28, patch_size=4)
 _TINY, _SMALL, _BASE = (config(f"vit_{size}_patch16_224") for size in ("tiny", "small", "base"))
 _TOKENS = ViTConfig(embed_dim=192, depth=2, num_heads=3, num_classes=10)
-_NUMPY, _ATTACKS = ("pytorch", "autograd", "mygrad"), ("pytorch", "torchattacks", "foolbox")
+_LARGE = ("pytorch", "arrays")
+_NUMPY, _ATTACKS = (*_LARGE, "autograd", "mygrad"), (*_LARGE, "torchattacks", "foolbox")
 
 ROWS: dict[str, Task] = {
     "train-digits": Task("train", "training step, digits-sized: D64 L4 N17, batch 64", _DIGITS, 64, _NUMPY),
     "train-mnist": Task("train", "training step, MNIST-sized: D64 L4 N50, batch 128", _MNIST, 128, _NUMPY),
     "train-vit-ti": Task("train", "training step, ViT-Ti/16, batch 8", _TINY, 8, _NUMPY),
-    "train-vit-s": Task("train", "training step, ViT-S/16, batch 8", _SMALL, 8, ("pytorch",)),
-    "train-vit-b": Task("train", "training step, ViT-B/16, batch 4", _BASE, 4, ("pytorch",)),
-    "infer-vit-b-1": Task("infer", "logits, ViT-B/16, batch 1", _BASE, 1, ("pytorch",)),
-    "infer-vit-b-8": Task("infer", "logits, ViT-B/16, batch 8", _BASE, 8, ("pytorch",)),
+    "train-vit-s": Task("train", "training step, ViT-S/16, batch 8", _SMALL, 8, _LARGE),
+    "train-vit-b": Task("train", "training step, ViT-B/16, batch 4", _BASE, 4, _LARGE),
+    "infer-vit-b-1": Task("infer", "logits, ViT-B/16, batch 1", _BASE, 1, _LARGE),
+    "infer-vit-b-8": Task("infer", "logits, ViT-B/16, batch 8", _BASE, 8, _LARGE),
     "pgd-mnist": Task("pgd", f"PGD-{STEPS}, MNIST-sized, 100 images", _MNIST, 100, _ATTACKS),
     **{  # the class token and (size / 16)² patches
         f"tokens-{(size // 16) ** 2 + 1}": Task("train", f"training step, D192 L2, one image of {size}×{size}",
-                                                replace(_TOKENS, image_size=size), 1, ("pytorch",))
+                                                replace(_TOKENS, image_size=size), 1, _LARGE)
         for size in (112, 224, 448, 896)
     },
     "import": Task("import", "a new interpreter that imports it and no more; floor: NumPy", None, 1, _NUMPY),

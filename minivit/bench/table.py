@@ -49,8 +49,9 @@ def as_json(rows: Sequence[Row]) -> str:
 
 def _left_out() -> list[str]:
     """Why a column or a field is empty."""
-    missing = [peer for peer in PEERS if peer not in installed()]
+    missing = [peer for peer in PEERS if peer not in installed() and PEERS[peer].here()]
     lines = [
+        "arrays is minivit without its compiled kernels: what a machine without a C compiler gets.",
         "mygrad has no erf: it and, for its ratio, minivit run the tanh form of GELU.",
         '"-": not measured. autograd and mygrad are timed up to ViT-Ti, beyond which a step of theirs takes many seconds.',
     ]

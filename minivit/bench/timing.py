@@ -141,6 +141,7 @@ def machine() -> dict[str, str]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "blas": blas or "unknown",
+        "kernels": mv.backend.kernel_status(),
     }
     for package in ("torch", "autograd", "mygrad", "torchattacks", "foolbox"):
         try:

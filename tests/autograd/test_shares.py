@@ -18,6 +18,7 @@ G = RNG.normal(size=(7, 3))
 @pytest.fixture(params=[1, 2, 3], autouse=True)
 def threads(request, monkeypatch):
     monkeypatch.setattr("minivit.models.vit._WORTH_SHARES", 0)
+    monkeypatch.setattr("minivit.models.vit.kernels_on_cpu", lambda: False)  # where they are, models are not divided
     set_num_threads(request.param)
     yield request.param
     set_num_threads(None)
@@ -185,11 +186,15 @@ def test_a_module_of_the_users_may_look_at_the_whole_batch(threads):
     np.testing.assert_allclose(logits, model(x).numpy(), rtol=1e-5, atol=1e-6)
 
 
-def test_shares_are_for_work_that_pays_and_for_small_models(monkeypatch):
+def test_shares_are_for_work_that_pays_for_small_models_and_without_kernels(monkeypatch):
     model = mv.models.ViT(image_size=8, patch_size=4, channels=1, embed_dim=8, depth=1, num_heads=2, num_classes=3)
     work = 4 * 12 * 8 * 8  # of an image
     monkeypatch.setattr("minivit.models.vit._WORTH_SHARES", 10 * work)
     assert model._in_shares(10)
     assert not model._in_shares(9)
     monkeypatch.setattr("minivit.models.vit._SMALL", 12 * 8 * 8 - 1)
+    assert not model._in_shares(10)
+    monkeypatch.setattr("minivit.models.vit._SMALL", 12 * 8 * 8)
+    assert model._in_shares(10)
+    monkeypatch.setattr("minivit.models.vit.kernels_on_cpu", lambda: True)
     assert not model._in_shares(10)

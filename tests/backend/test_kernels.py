@@ -1,6 +1,7 @@
 """The compiled kernels: right at the edges of their tiles and of float, one with the array code, and never in the way."""
 
 import ctypes
+import importlib
 import math
 import os
 import re
@@ -349,12 +350,15 @@ class RawModule:
         return launch
 
 
-@pytest.fixture
-def device(standin, monkeypatch, tmp_path):
-    """The stand-in with kernels: what runs them on a GPU runs, on the kernels' text for the processor."""
+@pytest.fixture(params=["standin", pytest.param("cupy", marks=pytest.mark.gpu)])
+def device(request, monkeypatch, tmp_path):
+    """A GPU; or the stand-in with kernels: what runs them on a GPU runs, on the kernels' text for the processor."""
+    monkeypatch.setattr(kernels, "_on_gpu", {})
+    if request.param == "cupy":
+        return importlib.import_module("cupy")
+    standin = request.getfixturevalue("standin")
     RawModule.folder = tmp_path
     monkeypatch.setattr(standin, "RawModule", RawModule, raising=False)
-    monkeypatch.setattr(kernels, "_on_gpu", {})
     return standin
 
 

@@ -150,7 +150,7 @@ def test_json():
 
 
 def test_what_is_not_installed_is_said(monkeypatch):
-    monkeypatch.setattr(table, "installed", lambda: ["pytorch"])
+    monkeypatch.setattr(table, "installed", lambda: ["pytorch", "arrays"])
     assert "Not installed: autograd, mygrad, torchattacks, foolbox" in mv.bench.as_text(ROWS)
 
 

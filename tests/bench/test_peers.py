@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import minivit.backend.kernels as kernels
 from minivit.bench import measure, peers
 from minivit.bench.rows import ours, pose
 from tests.bench import tiny
@@ -47,7 +48,9 @@ def test_peers_by_name(monkeypatch):
     with pytest.raises(ValueError, match="did you mean 'mygrad'"):
         peers.choose(["my_grad"])
     monkeypatch.setattr(peers, "find_spec", lambda module: None if module == "autograd" else module)
-    assert peers.choose(None) == ["pytorch", "mygrad", "torchattacks", "foolbox"]
+    assert [peer for peer in peers.choose(None) if peer != "arrays"] == ["pytorch", "mygrad", "torchattacks", "foolbox"]
+    monkeypatch.setattr(kernels, "_enabled", False)
+    assert "arrays" not in peers.choose(None)
     assert peers.choose([]) == []
     with pytest.raises(ImportError, match="needs autograd, not installed"):
         peers.choose(["autograd"])

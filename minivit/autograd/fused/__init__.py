@@ -2,7 +2,8 @@
 
 Each is one node of the graph instead of five or ten, works in place and in pieces that stay in cache. Its `reference`
 is the composition of primitives that a textbook would print; the tests hold the fast code to it, and the engine
-replays it for derivatives of derivatives.
+replays it for derivatives of derivatives. Where there is a compiler, `by_kernel.py` and `attention_by_kernel.py` do what the
+array code does with the compiled kernels of `backend/kernels/`.
 """
 
 from __future__ import annotations

@@ -29,52 +29,79 @@ typedef void work(const void *arguments);
 static _Thread_local size part_ = 0, parts_ = 1;  // which part of a kernel's elements or rows this thread is at
 
 static struct {
-    atomic_long round;  // number of the job · MOST_THREADS + parts - 1: a worker reads in one look whether there is one for it
-    atomic_int left;    // parts that are not done
+    atomic_long open;           // the number of the job that can be joined, 0 if there is none
+    atomic_int inside;          // workers that have joined, or look whether they can
+    atomic_llong next;          // the part that nobody has taken yet
     work *work;
     const void *arguments;
+    size parts;
 } job;
 
-static pthread_mutex_t job_is_taken = PTHREAD_MUTEX_INITIALIZER, bed = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t call = PTHREAD_COND_INITIALIZER;
-static atomic_int asleep;
+static pthread_mutex_t job_is_taken = PTHREAD_MUTEX_INITIALIZER, dormitory = PTHREAD_MUTEX_INITIALIZER;
+static struct { atomic_int asleep; pthread_cond_t call; } bed[MOST_THREADS];  // each is called by itself: who is not needed sleeps on
 static size workers = 0;
+
+static void take_parts(void) {
+    size parts = job.parts, part;
+    while ((part = atomic_fetch_add(&job.next, 1)) < parts) {
+        part_ = part;
+        parts_ = parts;
+        job.work(job.arguments);
+    }
+    part_ = 0;
+    parts_ = 1;
+}
+
+static int there_is_another(long last) {
+    long open = atomic_load(&job.open);
+    return open && open != last;
+}
 
 static void *worker(void *number) {
     size me = (size)number;
-    long seen = 0, round;
-    for (;;) {
-        for (int looks = 0; (round = atomic_load(&job.round)) == seen; looks++) {
+    for (long last = 0;;) {
+        for (int looks = 0; !there_is_another(last); looks++) {
             if (looks < LOOKS) { PAUSE(); continue; }
-            pthread_mutex_lock(&bed);
-            atomic_fetch_add(&asleep, 1);
-            while (atomic_load(&job.round) == seen) pthread_cond_wait(&call, &bed);
-            atomic_fetch_sub(&asleep, 1);
-            pthread_mutex_unlock(&bed);
+            pthread_mutex_lock(&dormitory);
+            atomic_store(&bed[me].asleep, 1);
+            while (!there_is_another(last)) pthread_cond_wait(&bed[me].call, &dormitory);
+            atomic_store(&bed[me].asleep, 0);
+            pthread_mutex_unlock(&dormitory);
         }
-        seen = round;
-        if (me > round % MOST_THREADS) continue;
-        part_ = me;
-        parts_ = round % MOST_THREADS + 1;
-        job.work(job.arguments);
-        atomic_fetch_sub(&job.left, 1);
+        atomic_fetch_add(&job.inside, 1);
+        long open = atomic_load(&job.open);  // still, now that it cannot end without this worker
+        if (open && open != last) {
+            last = open;
+            take_parts();
+        }
+        atomic_fetch_sub(&job.inside, 1);
     }
     return 0;
 }
 
+static void make_beds(void) {
+    for (int i = 0; i < MOST_THREADS; i++) {
+        atomic_store(&bed[i].asleep, 0);
+        pthread_cond_init(&bed[i].call, 0);
+    }
+}
+
 static void after_fork(void) {  // the child has none of the workers, and may have got a lock that one of them held
     workers = 0;
-    atomic_store(&asleep, 0);
-    atomic_store(&job.round, 0);
+    atomic_store(&job.open, 0);
+    atomic_store(&job.inside, 0);
     pthread_mutex_init(&job_is_taken, 0);
-    pthread_mutex_init(&bed, 0);
-    pthread_cond_init(&call, 0);
+    pthread_mutex_init(&dormitory, 0);
+    make_beds();
 }
 
 static void hire(size wanted) {
-    static int told = 0;
+    static int told = 0;  // under the lock job_is_taken
     sigset_t all, before;
-    if (!told) told = !pthread_atfork(0, 0, after_fork);
+    if (!told) {
+        make_beds();
+        told = !pthread_atfork(0, 0, after_fork);
+    }
     sigfillset(&all);  // Ctrl-C is for Python's threads
     pthread_sigmask(SIG_SETMASK, &all, &before);
     for (pthread_t thread; workers < wanted; workers++) {
@@ -84,27 +111,30 @@ static void hire(size wanted) {
     pthread_sigmask(SIG_SETMASK, &before, 0);
 }
 
-// Calls work(arguments) on so many threads at once, each with another part_ of parts_.
+// Calls work(arguments) once for each part, on as many threads. A worker that does not come, since another program has its
+// core, is not waited for: whoever is done takes the part that was left for it.
 static void in_parts(work *work, const void *arguments, size parts) {
+    static long jobs = 0;
     // while another thread of Python's is at it, and within a part, this one does all of it by itself
-    if (parts > 1 && (parts_ > 1 || pthread_mutex_trylock(&job_is_taken))) parts = 1;
-    if (parts > 1) {
-        if (parts > MOST_THREADS) parts = MOST_THREADS;
-        if (workers < parts - 1) hire(parts - 1);
-        if (workers < parts - 1) parts = workers + 1;
-        job.work = work;
-        job.arguments = arguments;
-        atomic_store(&job.left, (int)parts - 1);
-        atomic_store(&job.round, (atomic_load(&job.round) / MOST_THREADS + 1) * MOST_THREADS + parts - 1);
-        if (atomic_load(&asleep)) {
-            pthread_mutex_lock(&bed);
-            pthread_cond_broadcast(&call);
-            pthread_mutex_unlock(&bed);
-        }
-        parts_ = parts;
+    if (parts < 2 || parts_ > 1 || pthread_mutex_trylock(&job_is_taken)) {
         work(arguments);
-        parts_ = 1;
-        for (int looks = 0; atomic_load(&job.left); looks++) looks < LOOKS ? PAUSE() : (void)sched_yield();
-        pthread_mutex_unlock(&job_is_taken);
-    } else work(arguments);
+        return;
+    }
+    if (parts > MOST_THREADS) parts = MOST_THREADS;
+    if (workers < parts - 1) hire(parts - 1);
+    job.work = work;
+    job.arguments = arguments;
+    job.parts = parts;
+    atomic_store(&job.next, 0);
+    atomic_store(&job.open, ++jobs);
+    for (size i = 1; i < parts; i++)
+        if (atomic_load(&bed[i].asleep)) {
+            pthread_mutex_lock(&dormitory);
+            pthread_cond_signal(&bed[i].call);
+            pthread_mutex_unlock(&dormitory);
+        }
+    take_parts();
+    atomic_store(&job.open, 0);
+    for (int looks = 0; atomic_load(&job.inside); looks++) looks < LOOKS ? PAUSE() : (void)sched_yield();
+    pthread_mutex_unlock(&job_is_taken);
 }

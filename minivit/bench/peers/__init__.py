@@ -11,17 +11,20 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
 
-from minivit.bench.peers import autograd_vit, mygrad_vit, torch_attacks, torch_vit
+from minivit.backend import kernels_on_cpu
+from minivit.bench.peers import array_code, autograd_vit, mygrad_vit, torch_attacks, torch_vit
 from minivit.bench.rows import Candidate, Problem
 
 
 @dataclass(frozen=True)
 class Peer:
-    """Another library: what it imports, how it makes its candidate, and which GELU it can do without writing an erf."""
+    """Another library, or minivit without its kernels: what it imports, how it makes its candidate, and which GELU it can do
+    without writing an erf."""
 
     imports: tuple[str, ...]
     candidate: Callable[[Problem], Candidate]
     gelu: str = "exact"
+    here: Callable[[], bool] = lambda: True  # whether there is more to it than imports
 
 
 PEERS = {
@@ -30,11 +33,12 @@ PEERS = {
     "mygrad": Peer(("mygrad",), mygrad_vit.candidate, gelu="tanh"),
     "torchattacks": Peer(("torchattacks", "torch"), torch_attacks.by_torchattacks),
     "foolbox": Peer(("foolbox", "torch"), torch_attacks.by_foolbox),
+    "arrays": Peer(("minivit",), array_code.candidate, here=kernels_on_cpu),
 }
 
 
 def installed() -> list[str]:
-    return [name for name, peer in PEERS.items() if all(map(find_spec, peer.imports))]
+    return [name for name, peer in PEERS.items() if all(map(find_spec, peer.imports)) and peer.here()]
 
 
 def choose(names: Sequence[str] | None) -> list[str]:
