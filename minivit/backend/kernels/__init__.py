@@ -87,7 +87,7 @@ def kernel_status() -> str:
     """For `minivit info`: what compiles the CPU's kernels, or why the array code runs alone."""
     if not _enabled:
         return "off (MINIVIT_KERNELS)"
-    return f"compiled by {_compiler()}" if _cpu_kernels() else f"none: {_why_not}"
+    return f"compiled by {Path(_compiler() or '?').name}" if _cpu_kernels() else f"none: {_why_not}"
 
 
 # ---- on the processor ----
