@@ -7,7 +7,6 @@ one thread meanwhile.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import threading
 from typing import Any
@@ -76,6 +75,8 @@ def _threads_of(library: Any) -> tuple[Any, Any]:
 def _openblas(library: Any, name: str) -> tuple[Any, bool]:
     """A function of an OpenBLAS, and whether its integers have 64 bits: what it is called depends on how it was built."""
     if library.internal_api == "openblas":
+        import ctypes
+
         functions = ctypes.CDLL(library.filepath)  # loaded already: this finds it again
         for called in (f"scipy_{name}64_", f"{name}64_", f"scipy_{name}", name):
             if hasattr(functions, called):

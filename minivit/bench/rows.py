@@ -69,7 +69,8 @@ ROWS: dict[str, Task] = {
                                                 replace(_TOKENS, image_size=size), 1, _LARGE)
         for size in (112, 224, 448, 896)
     },
-    "import": Task("import", "a new interpreter that imports it and no more; floor: NumPy", None, 1, _NUMPY),
+    "import": Task("import", "a new interpreter that imports it and no more; floor: NumPy", None, 1,
+                   ("pytorch", "autograd", "mygrad")),
 }  # fmt: skip
 
 GPU_ROWS: dict[str, Task] = {

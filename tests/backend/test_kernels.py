@@ -17,6 +17,7 @@ import pytest
 import minivit as mv
 import minivit.backend.kernels as kernels
 from minivit.backend import array_code, kernel, kernel_status, set_num_threads
+from minivit.backend.kernels import compiling
 
 HERE = Path(kernels.__file__).parent
 compiled = pytest.mark.skipif(
@@ -317,7 +318,7 @@ class RawModule:
         )
         folder = RawModule.folder
         (folder / "k.c").write_text((HERE / "threads.c").read_text() + code + glue)
-        subprocess.run(["cc", *kernels._OPTIONS, "-o", folder / "k.so", folder / "k.c", "-lm"], check=True)
+        subprocess.run(["cc", *compiling.OPTIONS, "-o", folder / "k.so", folder / "k.c", "-lm"], check=True)
         self.library = ctypes.CDLL(folder / "k.so")
 
     def get_function(self, name):

@@ -14,16 +14,8 @@ MINIVIT_KERNELS=off in the environment, or `use_kernels(False)`, leaves everythi
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
 import os
-import platform
 import re
-import shutil
-import stat
-import subprocess
-import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,11 +29,8 @@ from minivit.backend.blocks import num_threads
 
 _HERE = Path(__file__).parent
 _SIGNATURE = re.compile(r"^KERNEL (\w+)\((.*?)\) \{", re.MULTILINE | re.DOTALL)
-_OPTIONS = ["-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-w",
-            "-pthread", "-shared", "-fPIC"]
 _FILES = ("threads.c", "kernels.c", "linear.c", "attention.c")
 _WORTH_THREADS = 1 << 14  # elements of a kernel's first array; the threads take some microseconds to begin and to end
-_TYPES = {"size": ctypes.c_longlong, "float": ctypes.c_float}
 
 _enabled = os.environ.get("MINIVIT_KERNELS", "").lower() not in ("off", "0", "no")
 _lock = threading.Lock()
@@ -87,7 +76,11 @@ def kernel_status() -> str:
     """For `minivit info`: what compiles the CPU's kernels, or why the array code runs alone."""
     if not _enabled:
         return "off (MINIVIT_KERNELS)"
-    return f"compiled by {Path(_compiler() or '?').name}" if _cpu_kernels() else f"none: {_why_not}"
+    if not _cpu_kernels():
+        return f"none: {_why_not}"
+    from minivit.backend.kernels.compiling import compiler
+
+    return f"compiled by {Path(compiler() or '?').name}"
 
 
 # ---- on the processor ----
@@ -97,9 +90,11 @@ def _cpu_kernels() -> dict[str, Callable[..., None]]:
     global _on_cpu, _why_not
     with _lock:
         if _on_cpu is None:
+            from minivit.backend.kernels import compiling
+
             try:
-                _on_cpu = _load(_library())
-            except (OSError, subprocess.SubprocessError, RuntimeError) as error:
+                _on_cpu = _load(compiling.library(_source()))
+            except (OSError, RuntimeError) as error:
                 _on_cpu, _why_not = {}, str(error)
     return _on_cpu
 
@@ -142,6 +137,8 @@ def _signatures(text: str) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def _load(path: Path) -> dict[str, Callable[..., None]]:
+    import ctypes
+
     library = ctypes.CDLL(str(path))
     found = {name: _caller(library[f"call_{name}"], parameters) for name, parameters in _signatures(_source())}
     if not _lend_blas(library):
@@ -150,8 +147,10 @@ def _load(path: Path) -> dict[str, Callable[..., None]]:
 
 
 def _caller(function: Any, parameters: list[tuple[str, str]]) -> Callable[..., None]:
+    from ctypes import c_float, c_longlong, c_void_p
+
     function.restype = None
-    function.argtypes = [ctypes.c_longlong, *(_TYPES.get(kind, ctypes.c_void_p) for kind, _ in parameters)]
+    function.argtypes = [c_longlong, *({"size": c_longlong, "float": c_float}.get(kind, c_void_p) for kind, _ in parameters)]
     first = next(i for i, (kind, _) in enumerate(parameters) if kind == "real *")
 
     def call(*args: Any) -> None:
@@ -165,69 +164,10 @@ def _lend_blas(library: Any) -> bool:
     """Tells the kernels where NumPy's own BLAS is, for their products. False if it is none whose functions are known."""
     gemm, wide = blas.sgemm()
     if gemm is not None:
+        import ctypes
+
         library.use_blas(ctypes.cast(gemm, ctypes.c_void_p), int(wide))
     return gemm is not None
-
-
-def _compiler() -> str | None:
-    if sys.platform in ("emscripten", "win32") or platform.python_implementation() != "CPython":
-        return None
-    if sys.platform == "darwin" and not Path("/Library/Developer/CommandLineTools/usr/bin/cc").exists():
-        return None  # there `cc` is a program that offers to install one, in a window
-    return shutil.which(os.environ.get("CC") or "cc") or shutil.which("gcc") or shutil.which("clang")
-
-
-def _library() -> Path:
-    """The compiled library, from the cache or, the first time, compiled into it.
-
-    Raises:
-        RuntimeError, OSError, subprocess.SubprocessError: if it cannot be had, saying why.
-    """
-    compiler = _compiler()
-    if compiler is None:
-        raise RuntimeError("no C compiler (cc, gcc or clang) was found")
-    source, real = _source(), os.path.realpath(compiler)
-    what = [source, real, str(os.stat(real).st_mtime_ns), platform.machine(), _processor(), *_OPTIONS]
-    path = _cache() / f"kernels-{hashlib.sha256(chr(0).join(what).encode()).hexdigest()[:32]}.so"
-    if path.exists():
-        return path
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        text, made = Path(folder) / "kernels.c", Path(folder) / "kernels.so"
-        text.write_text(source, encoding="utf-8")
-        for native in (["-march=native", "-mprefer-vector-width=512"], ["-march=native"], ["-mcpu=native"], []):
-            done = subprocess.run([compiler, *_OPTIONS, *native, "-o", str(made), str(text), "-lm"],
-                                  capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)  # fmt: skip
-            if done.returncode == 0:
-                os.replace(made, path)
-                return path
-    raise RuntimeError(f"{compiler} could not compile the kernels: {done.stderr.strip()[:500]}")
-
-
-def _processor() -> str:
-    """What the processor can do: a home directory may be shared by different machines."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    except OSError:
-        return platform.processor()
-
-
-def _cache() -> Path:
-    """The folder for compiled kernels: nobody else may write to it, or their code would run as ours."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    try:
-        folder = Path(home) / "minivit"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.stat()
-        if found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and os.access(folder, os.W_OK):
-            return folder
-    except OSError:
-        pass
-    folder = Path(tempfile.mkdtemp(prefix="minivit-"))  # for this process alone
-    import atexit
-
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
 
 
 # ---- on a GPU ----

@@ -13,7 +13,10 @@ void use_blas(void *gemm, int wide) {
     blas.wide = wide;
 }
 
-#define CHUNK 512  // rows: few enough to be in the cache when the bias comes, many enough for the BLAS to pack the weight
+// Where few products make a number, adding the bias counts: then so many rows at a time that they are in the cache when it
+// comes, and the BLAS's preparation of the weight, which each chunk asks for again, is still little beside the product.
+#define NARROW 256
+#define CHUNK 512
 #define ROW_BY_ROW 101
 enum { AS_IT_IS = 111, TRANSPOSED = 112 };
 
@@ -26,8 +29,9 @@ static void gemm(int a_is, int b_is, size I, size J, size K, const float *a, siz
 
 // y = x W + b, (rows, K) (K, J) -> (rows, J)
 KERNEL linear(size rows, size K, size J, const real *x, const real *weight, const real *bias, real *y) {
+    size most = K <= NARROW ? CHUNK : rows;
     for (size r = FIRST(rows), n; r < LAST(rows); r += n) {
-        n = LAST(rows) - r < CHUNK ? LAST(rows) - r : CHUNK;
+        n = LAST(rows) - r < most ? LAST(rows) - r : most;
         gemm(AS_IT_IS, AS_IT_IS, n, J, K, x + r * K, K, weight, J, y + r * J, J);
         if (bias)
             for (size i = r; i < r + n; i++) COLUMNS(j, J) y[i * J + j] += bias[j];
