@@ -43,6 +43,7 @@ _NORMALIZED = "the ties are divided by their sum, so a common factor cancels"
 _BOOL = "a float times, plus or divided by a bool is that float's dtype"
 _SPEED = "a sum that is not added to in place is made anew: the same numbers, one array more"
 _KERNEL = "the array code, which computes the same"
+_HALF = "a cast to its own dtype, or a copy; of float16, a product in float32: slower, and no less exact"
 _CALL = "(lambda v: v if v is None else v * {})({})"
 _TUPLES = "tuple(range(ndim))", "tuple((a % ndim for a in (axis if isinstance(axis, tuple) else (axis,))))"
 # (operation, fault) -> why no test could see it
@@ -66,6 +67,8 @@ EQUIVALENT: dict[tuple[str, str], str] = {
        for op in ("gelu", "layer_norm", "linear", "softmax")},
     **{(op, "if bias is None and attention_by_kernel.attend_vjp(g, q, k, v, out, scale, log_total, gq, gk, gv): return  ->  "
             "if False: return"): _KERNEL for op in ("scaled_dot_product_attention", "multi_head_attention")},
+    **{(op, fault): _HALF for fault in ("a.astype(q.dtype, copy=False)  ->  a", "gs.astype(q.dtype, copy=False)  ->  gs",
+                                        "False  ->  True") for op in ("scaled_dot_product_attention", "multi_head_attention")},
     ("layer_norm", "0  ->  1"): "stands for a gradient that nobody needs; the engine drops it",
     ("engine", "if owned and (not create_graph) and total.ndim: return (add(total, g, out=total), True)  ->  "
                "if False: return (add(total, g, out=total), True)"): _SPEED,
