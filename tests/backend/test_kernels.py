@@ -139,6 +139,18 @@ def test_layer_norm_far_from_zero_and_in_threads(threads):
 
 
 @compiled
+def test_a_large_eps_and_a_large_score_anywhere():
+    x, w, b = normal(5, 70), normal(70), normal(70)
+    exact = mv.ops.layer_norm.reference(*(a.astype(np.float64) for a in (x, w, b)), eps=0.7)
+    np.testing.assert_allclose(mv.ops.layer_norm(x, w, b, eps=0.7), exact, rtol=1e-5, atol=1e-5)
+    for n in (5, 16, 64, 70):
+        for place in range(n):
+            scores = normal(1, n)
+            scores[0, place] = 1000
+            np.testing.assert_allclose(mv.ops.softmax(scores)[0], np.eye(n)[place], atol=1e-30)
+
+
+@compiled
 def test_adam_is_the_formula():
     p = [mv.nn.Parameter(normal(300, 50)) for _ in range(2)]
     q = [mv.nn.Parameter(a.numpy()) for a in p]
