@@ -53,8 +53,9 @@ class _Helper:
             self._work.acquire()
             assert self._job is not None
             job, done = self._job
+            self._job = None
             job()
-            self._job = job = None  # type: ignore[assignment]  # what it holds may die
+            del job  # what it holds may die while this thread waits
             self.free.release()
             done.release()
 
