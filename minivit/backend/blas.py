@@ -1,4 +1,4 @@
-"""The library that multiplies NumPy's matrices: how many threads it uses, and where its product is.
+"""The library that multiplies NumPy's matrices, and how many threads it uses.
 
 A product of the sizes of a small model is done before the library's threads have met, and once woken they go on waiting
 for the next one, actively, on a core that others could use. So minivit divides products itself, and asks the library for
@@ -49,15 +49,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=single_threaded_blas.forget)
 
 
-def sgemm() -> tuple[Any, bool]:
-    """The function cblas_sgemm of NumPy's own library, and whether its integers have 64 bits; None if it is not known."""
-    for library in _libraries():
-        function, wide = _openblas(library, "cblas_sgemm")
-        if function is not None and "numpy" in library.filepath:
-            return function, wide
-    return None, False
-
-
 def _libraries() -> list[Any]:
     """NumPy's own library as threadpoolctl describes it, or whichever there are."""
     from threadpoolctl import ThreadpoolController
@@ -68,17 +59,12 @@ def _libraries() -> list[Any]:
 
 def _threads_of(library: Any) -> tuple[Any, Any]:
     """(get, set), by the shortest way: they are called around every product."""
-    get, put = (_openblas(library, f"openblas_{what}_num_threads")[0] for what in ("get", "set"))
-    return (get, put) if get is not None and put is not None else (library.get_num_threads, library.set_num_threads)
-
-
-def _openblas(library: Any, name: str) -> tuple[Any, bool]:
-    """A function of an OpenBLAS, and whether its integers have 64 bits: what it is called depends on how it was built."""
     if library.internal_api == "openblas":
         import ctypes
 
         functions = ctypes.CDLL(library.filepath)  # loaded already: this finds it again
-        for called in (f"scipy_{name}64_", f"{name}64_", f"scipy_{name}", name):
-            if hasattr(functions, called):
-                return functions[called], called.endswith("64_")
-    return None, False
+        for name in ("scipy_openblas_%s_num_threads64_", "openblas_%s_num_threads64_", "scipy_openblas_%s_num_threads",
+                     "openblas_%s_num_threads"):  # what they are called depends on how it was built
+            if hasattr(functions, name % "get"):
+                return functions[name % "get"], functions[name % "set"]
+    return library.get_num_threads, library.set_num_threads

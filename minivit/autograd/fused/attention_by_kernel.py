@@ -23,7 +23,7 @@ def attend(q: Any, k: Any, v: Any, scale: float, out: Any, log_total: Any) -> bo
     if fast is None or not out.size or not k.size:
         return False
     pieces = _pieces(q)
-    fast(len(pieces), scale, pieces, _layout(q, k, v, out), q, k, v, out, log_total, *_scratch(q, k, v))
+    fast(len(pieces), scale, pieces, _layout(q, k, v, out), q, k, v, out, log_total)
     return True
 
 
@@ -38,7 +38,7 @@ def attend_vjp(
     later = np.flatnonzero(pieces[:, 1]).tolist()  # those that do not begin a head
     more_gk, more_gv = (empty((len(pieces) if later else 0, *x.shape[2:]), x.dtype) for x in (gk, gv))
     layout = _layout(q, k, v, out, g, gq, gk, gv)
-    fast(len(pieces), scale, pieces, layout, q, k, v, out, g, log_total, gq, gk, gv, more_gk, more_gv, *_scratch(q, k, v))
+    fast(len(pieces), scale, pieces, layout, q, k, v, out, g, log_total, gq, gk, gv, more_gk, more_gv)
     for i in later:
         at = divmod(int(pieces[i, 0]), q.shape[1])
         gk[at] += more_gk[i]
@@ -60,10 +60,3 @@ def _layout(q: Any, k: Any, v: Any, out: Any, *gradients: Any) -> np.ndarray:
     """The struct `shape` of `attention.c`: sizes, and for each array how far apart its images, heads and rows lie."""
     steps = [stride // 4 for x in (q, k, v, out, *gradients) for stride in x.strides[:3]]
     return np.array([*q.shape[1:3], k.shape[2], q.shape[3], v.shape[3], *steps], np.int64)
-
-
-def _scratch(q: Any, k: Any, v: Any) -> tuple[int, Any]:
-    """Numbers for each thread, and memory for all: a tile of scores and what belongs to it, as `attention.c` takes them."""
-    keys, queries, wide = min(k.shape[2], 512), 64, q.shape[3] + v.shape[3] + 32  # two rows, padded
-    space = wide * (2 * keys + 3 * queries) + 2 * queries * keys + 2 * (q.shape[2] + queries)
-    return space, empty((num_threads() * space,), np.float32)

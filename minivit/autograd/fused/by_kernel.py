@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from minivit.backend import array_module, empty, empty_like, kernel, num_threads, single_threaded_blas
+from minivit.backend import array_module, empty, empty_like, kernel, num_threads
 
 _GPU_CHUNKS = 256  # of rows: each adds up its part of a parameter's gradient
 
@@ -22,8 +22,7 @@ def linear(x: Any, weight: Any, bias: Any) -> Any:
     if fast is None or not x.size or not weight.size:
         return None
     out = empty((len(rows), weight.shape[1]), np.float32)
-    with single_threaded_blas:
-        fast(len(rows), *weight.shape, rows, weight, bias, out)
+    fast(len(rows), *weight.shape, rows, weight, bias, out)
     return out.reshape(*x.shape[:-1], weight.shape[1])
 
 
@@ -33,11 +32,10 @@ def linear_vjp(g: Any, x: Any, weight: Any, bias: Any, needs: tuple[bool, ...]) 
     if fast is None or fast_parameters is None or not x.size or not weight.size:
         return None
     gx, gw, gb = (empty(a.shape, np.float32) if need else None for a, need in zip((rows, weight, bias), needs))
-    with single_threaded_blas:
-        if gx is not None:
-            fast(len(rows), *weight.shape, g_rows, weight, gx)
-        if gw is not None or gb is not None:
-            fast_parameters(len(rows), *weight.shape, g_rows, rows, gw, gb)
+    if gx is not None:
+        fast(len(rows), *weight.shape, g_rows, weight, gx)
+    if gw is not None or gb is not None:
+        fast_parameters(len(rows), *weight.shape, g_rows, rows, gw, gb)
     return None if gx is None else gx.reshape(x.shape), gw, gb
 
 

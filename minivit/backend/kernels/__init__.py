@@ -5,7 +5,7 @@
 
 `kernels.c` holds them, written once for both machines: CuPy compiles it for a GPU, the system's C compiler for the
 processor, when the first one is asked for; the result is kept in the user's cache. Beside it stands what only the processor
-needs: its threads (`threads.c`), the linear layer's products (`linear.c`) and attention (`attention.c`). Where there is no
+needs: its threads (`threads.c`), products (`products.c`), and with them the linear layer and attention (`linear.c`, `attention.c`). Where there is no
 compiler, the array code computes the same, with more passes over memory. A kernel takes float32 arrays in C order (on a
 GPU float16 too), divides large ones among the cores, and lets Python's other threads run meanwhile.
 
@@ -24,12 +24,11 @@ from typing import Any
 
 import numpy as np
 
-from minivit.backend import blas
 from minivit.backend.blocks import num_threads
 
 _HERE = Path(__file__).parent
 _SIGNATURE = re.compile(r"^KERNEL (\w+)\((.*?)\) \{", re.MULTILINE | re.DOTALL)
-_FILES = ("threads.c", "kernels.c", "linear.c", "attention.c")
+_FILES = ("threads.c", "kernels.c", "products.c", "linear.c", "attention.c")
 _WORTH_THREADS = 1 << 14  # elements of a kernel's first array; the threads take some microseconds to begin and to end
 
 _enabled = os.environ.get("MINIVIT_KERNELS", "").lower() not in ("off", "0", "no")
@@ -141,7 +140,7 @@ def _load(path: Path) -> dict[str, Callable[..., None]]:
 
     library = ctypes.CDLL(str(path))
     found = {name: _caller(library[f"call_{name}"], parameters) for name, parameters in _signatures(_source())}
-    if not _lend_blas(library):
+    if not library.linear_pays():
         found = {name: call for name, call in found.items() if not name.startswith("linear")}
     return found
 
@@ -158,16 +157,6 @@ def _caller(function: Any, parameters: list[tuple[str, str]]) -> Callable[..., N
         function(threads, *[id(a) if type(a) is np.ndarray else a for a in args])
 
     return call
-
-
-def _lend_blas(library: Any) -> bool:
-    """Tells the kernels where NumPy's own BLAS is, for their products. False if it is none whose functions are known."""
-    gemm, wide = blas.sgemm()
-    if gemm is not None:
-        import ctypes
-
-        library.use_blas(ctypes.cast(gemm, ctypes.c_void_p), int(wide))
-    return gemm is not None
 
 
 # ---- on a GPU ----

@@ -1,28 +1,10 @@
 // Attention on the processor, for kernels.c: softmax(scale · Q Kᵀ) V of many heads, and its gradients.
 //
 // The N×M scores of a head are never all in memory: a tile of QUERIES × KEYS of them is computed, used and forgotten while
-// it is in the cache (Rabe and Staats 2021; Dao et al. 2022). The products of such small matrices are done here too: a
-// library of products pays for its preparations on matrices much larger than these.
+// it is in the cache (Rabe and Staats 2021; Dao et al. 2022).
 
 #define KEYS 512
 #define QUERIES 64
-
-#if defined __AVX512F__
-#define WIDTH 16  // floats to a vector
-#define MOST 4    // vectors of a row of the result that are kept in registers, for six rows
-#elif defined __AVX__
-#define WIDTH 8
-#define MOST 2
-#elif defined __ARM_NEON
-#define WIDTH 4
-#define MOST 4
-#else
-#define WIDTH 4
-#define MOST 2
-#endif
-
-typedef float vector __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
-typedef int bits __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
 
 static inline vector larger(vector a, vector b) {
     bits a_is = a > b;
@@ -38,62 +20,11 @@ static inline vector exponentials(vector x) {
     return (vector)(((bits)e & (x > -87.33654f)) | ~(x == x));  // 0 far below, and NaN
 }
 
-// ---- small products ----
-
-// C = A B, or C += A B, for R rows and V vectors of columns of C, which stay in registers. R and V are constants to the
-// compiler wherever this is inlined. A's element (i, k) is a[i·ai + k·ak]: so A may as well be a transpose.
-static inline __attribute__((always_inline)) void tile(
-    const int R, const int V, size K, const float *a, size ai, size ak, const float *b, size bk, float *c, size ci, int add) {
-    vector sum[12][MOST];
-#pragma GCC unroll 12
-    for (int i = 0; i < R; i++)
-#pragma GCC unroll 4
-        for (int j = 0; j < V; j++) sum[i][j] = add ? *(vector *)(c + i * ci + j * WIDTH) : (vector){0};
-    for (size k = 0; k < K; k++) {
-        vector row[MOST];
-#pragma GCC unroll 4
-        for (int j = 0; j < V; j++) row[j] = *(const vector *)(b + k * bk + j * WIDTH);
-#pragma GCC unroll 12
-        for (int i = 0; i < R; i++) {
-            float x = a[i * ai + k * ak];
-#pragma GCC unroll 4
-            for (int j = 0; j < V; j++) sum[i][j] += x * row[j];
-        }
-    }
-#pragma GCC unroll 12
-    for (int i = 0; i < R; i++)
-#pragma GCC unroll 4
-        for (int j = 0; j < V; j++) *(vector *)(c + i * ci + j * WIDTH) = sum[i][j];
-}
-
-#define TILE(R, V) tile(R, V, K, a + i * ai, ai, ak, b + j, bk, c + i * ci + j, ci, add)
-#define COLUMN_OF_TILES(V, R) \
-    for (; i + R <= I; i += R) TILE(R, V); \
-    switch (I - i) { case 5: TILE(5, V); break; case 4: TILE(4, V); break; case 3: TILE(3, V); break; \
-                     case 2: TILE(2, V); break; case 1: TILE(1, V); break; }
-
-// C (I×J) = A (I×K) B (K×J), or +=. J is a multiple of WIDTH; bk and ci are how far apart rows of B and C lie.
-static void product(size I, size J, size K, const float *a, size ai, size ak, const float *b, size bk, float *c, size ci, int add) {
-    for (size j = 0; j < J;) {
-        size i = 0, left = (J - j) / WIDTH;
-#if MOST == 4
-        if (left >= 4) { COLUMN_OF_TILES(4, 6); j += 4 * WIDTH; continue; }
-        if (left == 3) { COLUMN_OF_TILES(3, 6); j += 3 * WIDTH; continue; }
-#endif
-        if (left >= 2) { COLUMN_OF_TILES(2, 6); j += 2 * WIDTH; continue; }
-        for (; i + 12 <= I; i += 12) TILE(12, 1);
-        COLUMN_OF_TILES(1, 6);
-        j += WIDTH;
-    }
-}
-
 // ---- layouts ----
 
-static size padded(size n) { return (n + WIDTH - 1) / WIDTH * WIDTH; }
-
-static float *take(float **scratch, size n) {
-    float *taken = *scratch;
-    *scratch += n;
+static float *take(float **memory, size n) {
+    float *taken = *memory;
+    *memory += n;
     return taken;
 }
 
@@ -112,17 +43,6 @@ static void put_back(const float *copy, size rows, size n, float *x, size stride
     for (size i = 0; i < rows; i++) COLUMNS(j, n) x[i * stride + j] = copy[i * padded(n) + j] + (add ? x[i * stride + j] : 0);
 }
 
-// factor · xᵀ, (n, rows) with its rows filled up with zeros
-static void transpose(const float *x, size rows, size n, size stride, float factor, float *out) {
-    size wide = padded(rows);
-    for (size j = 0; j < n; j++) {
-        for (size i = 0; i < rows; i++) out[j * wide + i] = factor * x[i * stride + j];
-        for (size i = rows; i < wide; i++) out[j * wide + i] = 0;
-    }
-}
-
-static size least(size a, size b) { return a < b ? a : b; }
-
 typedef struct { size images, heads, rows; } strides;
 typedef struct { size h, N, M, d, dv; strides q, k, v, out, g, gq, gk, gv; } shape;
 
@@ -135,14 +55,14 @@ typedef struct { size h, N, M, d, dv; strides q, k, v, out, g, gq, gk, gv; } sha
 
 // Each of the pieces is one head, of one image, and some of its queries: `piece` names them, (head, first query, last + 1).
 // `layout` is a `shape`. If log_total is there it takes, for the way back, the logarithm of each row's sum of exp: (images,
-// heads, N). Each thread has `space` numbers of scratch.
+// heads, N).
 KERNEL attention(size pieces, float scale, const size *piece, const size *layout,
-                 const real *q, const real *k, const real *v, real *out, float *log_total, size space, float *scratch) {
+                 const real *q, const real *k, const real *v, real *out, float *log_total) {
     const shape *s = (const shape *)layout;
-    scratch += part_ * space;
     size d = s->d, dv = s->dv, V = padded(dv), most = least(KEYS, s->M);
-    float *queries = take(&scratch, d * QUERIES), *values = take(&scratch, most * V), *scores = take(&scratch, most * QUERIES);
-    float *sums = take(&scratch, QUERIES * V), *largest = take(&scratch, s->N + QUERIES), *total = take(&scratch, s->N + QUERIES);
+    float *memory = scratch((d + most + V) * QUERIES + most * V + 2 * (s->N + QUERIES));
+    float *queries = take(&memory, d * QUERIES), *values = take(&memory, most * V), *scores = take(&memory, most * QUERIES);
+    float *sums = take(&memory, QUERIES * V), *largest = take(&memory, s->N + QUERIES), *total = take(&memory, s->N + QUERIES);
     ROWS(p, pieces) {
         size head = piece[3 * p], from = piece[3 * p + 1], to = piece[3 * p + 2];
         for (size j = 0; j < s->M; j += KEYS) {
@@ -151,8 +71,8 @@ KERNEL attention(size pieces, float scale, const size *piece, const size *layout
             for (size i = from; i < to; i += QUERIES) {
                 size n = least(QUERIES, to - i), N = padded(n);
                 float factor[QUERIES], *o = ROW(out, i);
-                transpose(ROW(q, i), n, d, s->q.rows, scale, queries);
-                product(m, N, d, ROW(k, j), s->k.rows, 1, queries, N, scores, N, 0);
+                transpose(n, d, ROW(q, i), s->q.rows, scale, queries, N);
+                product(m, N, d, ROW(k, j), s->k.rows, 1, queries, N, 0, 0, scores, N);
                 for (size r = 0; r < N; r += WIDTH) {  // softmax as far as the keys are known: what was before is scaled down
                     vector *max = (vector *)(largest + i + r), *sum = (vector *)(total + i + r);
                     vector before = (vector){0} - INFINITY, more = {0};
@@ -169,9 +89,9 @@ KERNEL attention(size pieces, float scale, const size *piece, const size *layout
                     *max = now, *sum = more, *(vector *)(factor + r) = less;
                 }
                 if (j) for (size r = 0; r < n; r++) COLUMNS(c, dv) o[r * s->out.rows + c] *= factor[r];
-                if (V == dv) product(n, V, m, scores, 1, N, v_rows, v_stride, o, s->out.rows, j > 0);
+                if (V == dv) product(n, V, m, scores, 1, N, v_rows, v_stride, j ? o : 0, s->out.rows, o, s->out.rows);
                 else {
-                    product(n, V, m, scores, 1, N, v_rows, v_stride, sums, V, 0);
+                    product(n, V, m, scores, 1, N, v_rows, v_stride, 0, 0, sums, V);
                     put_back(sums, n, dv, o, s->out.rows, j > 0);
                 }
             }
@@ -189,14 +109,14 @@ KERNEL attention(size pieces, float scale, const size *piece, const size *layout
 // own, more_gk (pieces, M, d) and more_gv (pieces, M, dv).
 KERNEL attention_vjp(size pieces, float scale, const size *piece, const size *layout,
                      const real *q, const real *k, const real *v, const real *out, const real *g, const float *log_total,
-                     real *gq, real *gk, real *gv, real *more_gk, real *more_gv, size space, float *scratch) {
+                     real *gq, real *gk, real *gv, real *more_gk, real *more_gv) {
     const shape *s = (const shape *)layout;
-    scratch += part_ * space;
     size d = s->d, dv = s->dv, D = padded(d), V = padded(dv), most = least(KEYS, s->M);
-    float *queries = take(&scratch, d * QUERIES), *cotangents = take(&scratch, dv * QUERIES);
-    float *A = take(&scratch, most * QUERIES), *dS = take(&scratch, most * QUERIES);
-    float *k_copy = take(&scratch, most * D), *q_copy = take(&scratch, QUERIES * D), *g_copy = take(&scratch, QUERIES * V);
-    float *gk_copy = take(&scratch, most * D), *gv_copy = take(&scratch, most * V), *gq_copy = take(&scratch, QUERIES * D);
+    float *memory = scratch((d + dv + 2 * most + 2 * D + V) * QUERIES + most * (2 * D + V));
+    float *queries = take(&memory, d * QUERIES), *cotangents = take(&memory, dv * QUERIES);
+    float *A = take(&memory, most * QUERIES), *dS = take(&memory, most * QUERIES);
+    float *k_copy = take(&memory, most * D), *q_copy = take(&memory, QUERIES * D), *g_copy = take(&memory, QUERIES * V);
+    float *gk_copy = take(&memory, most * D), *gv_copy = take(&memory, most * V), *gq_copy = take(&memory, QUERIES * D);
     ROWS(p, pieces) {
         size head = piece[3 * p], from = piece[3 * p + 1], to = piece[3 * p + 2];
         size to_k = from ? d : s->gk.rows, to_v = from ? dv : s->gv.rows;  // how far apart the rows of ∂k and ∂v lie
@@ -215,10 +135,10 @@ KERNEL attention_vjp(size pieces, float scale, const size *piece, const size *la
                     along[r] = sum;
                     l[r] = log_total[head * s->N + i + r];
                 }
-                transpose(ROW(q, i), n, d, s->q.rows, scale, queries);
-                transpose(ROW(g, i), n, dv, s->g.rows, 1, cotangents);
-                product(m, N, d, ROW(k, j), s->k.rows, 1, queries, N, A, N, 0);
-                product(m, N, dv, ROW(v, j), s->v.rows, 1, cotangents, N, dS, N, 0);  // ∂A = ∂out Vᵀ
+                transpose(n, d, ROW(q, i), s->q.rows, scale, queries, N);
+                transpose(n, dv, ROW(g, i), s->g.rows, 1, cotangents, N);
+                product(m, N, d, ROW(k, j), s->k.rows, 1, queries, N, 0, 0, A, N);
+                product(m, N, dv, ROW(v, j), s->v.rows, 1, cotangents, N, 0, 0, dS, N);  // ∂A = ∂out Vᵀ
                 for (size r = 0; r < N; r += WIDTH) {
                     vector less = *(vector *)(l + r), mean = *(vector *)(along + r);
                     for (size c = 0; c < m; c++) {  // A = softmax(S)
@@ -228,11 +148,11 @@ KERNEL attention_vjp(size pieces, float scale, const size *piece, const size *la
                     }
                 }
                 const float *q_rows = pad(ROW(q, i), n, d, &q_stride, q_copy), *g_rows = pad(ROW(g, i), n, dv, &g_stride, g_copy);
-                product(m, V, n, A, N, 1, g_rows, g_stride, gv_rows, gv_stride, i > from);  // out = A V
-                product(m, D, n, dS, N, 1, q_rows, q_stride, gk_rows, gk_stride, i > from);  // S = scale · Q Kᵀ
-                if (D == d) product(n, D, m, dS, 1, N, k_rows, k_stride, ROW(gq, i), s->gq.rows, j > 0);
+                product(m, V, n, A, N, 1, g_rows, g_stride, i > from ? gv_rows : 0, gv_stride, gv_rows, gv_stride);  // out = A V
+                product(m, D, n, dS, N, 1, q_rows, q_stride, i > from ? gk_rows : 0, gk_stride, gk_rows, gk_stride);  // S = scale · Q Kᵀ
+                if (D == d) product(n, D, m, dS, 1, N, k_rows, k_stride, j ? ROW(gq, i) : 0, s->gq.rows, ROW(gq, i), s->gq.rows);
                 else {
-                    product(n, D, m, dS, 1, N, k_rows, k_stride, gq_copy, D, 0);
+                    product(n, D, m, dS, 1, N, k_rows, k_stride, 0, 0, gq_copy, D);
                     put_back(gq_copy, n, d, ROW(gq, i), s->gq.rows, j > 0);
                 }
             }

@@ -1,0 +1,179 @@
+// Products of matrices on the processor.
+//
+// What a core can multiply and add is bounded by how fast numbers reach it. A tile of C that stays in registers reads each
+// number of A once for all of its columns, and each of B once for all of its rows; so that the rest of A and B is near when
+// its turn comes, they are taken block by block (Goto and van de Geijn 2008, "Anatomy of High-Performance Matrix
+// Multiplication"). Rows of A are read where they lie: six at a time cost the caches little.
+
+#if defined __AVX512F__
+#define WIDTH 16  // floats to a vector
+#define MOST 4    // vectors of a row of the result that are kept in registers, for six rows
+#elif defined __AVX__
+#define WIDTH 8
+#define MOST 2
+#elif defined __ARM_NEON
+#define WIDTH 4
+#define MOST 4
+#else
+#define WIDTH 4
+#define MOST 2
+#endif
+
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+typedef float vector __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
+typedef int bits __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
+
+static inline size least(size a, size b) { return a < b ? a : b; }
+static inline size padded(size n) { return (n + WIDTH - 1) / WIDTH * WIDTH; }
+
+// ---- in registers ----
+
+// C = A B + `plus` for R rows and V vectors of columns of C. R and V are constants to the compiler wherever this is inlined.
+// A's element (i, k) is a[i·ai + k·ak]: so A may as well be a transpose. `plus` may be C itself, or 0: nothing.
+static inline __attribute__((always_inline)) void tile(
+    const int R, const int V, size K, const float *a, size ai, size ak, const float *b, size bk,
+    const float *plus, size pi, float *c, size ci) {
+    vector sum[12][MOST];
+    UNROLL for (int i = 0; i < R; i++)
+        UNROLL for (int j = 0; j < V; j++) {
+            sum[i][j] = (vector){0};
+            if (plus) __builtin_prefetch(plus + i * pi + j * WIDTH);
+        }
+    for (size k = 0; k < K; k++) {
+        vector row[MOST];
+        UNROLL for (int j = 0; j < V; j++) row[j] = *(const vector *)(b + k * bk + j * WIDTH);
+        UNROLL for (int i = 0; i < R; i++) {
+            float x = a[i * ai + k * ak];
+            UNROLL for (int j = 0; j < V; j++) sum[i][j] += x * row[j];
+        }
+    }
+    UNROLL for (int i = 0; i < R; i++)
+        UNROLL for (int j = 0; j < V; j++) {
+            if (plus) sum[i][j] += *(const vector *)(plus + i * pi + j * WIDTH);
+            *(vector *)(c + i * ci + j * WIDTH) = sum[i][j];
+        }
+}
+
+#define TILE(R, V) tile(R, V, K, a + i * ai, ai, ak, b + j, bk, plus ? plus + i * pi + j : 0, pi, c + i * ci + j, ci)
+#define COLUMN_OF_TILES(V, R) \
+    for (; i + R <= I; i += R) TILE(R, V); \
+    switch (I - i) { case 5: TILE(5, V); break; case 4: TILE(4, V); break; case 3: TILE(3, V); break; \
+                     case 2: TILE(2, V); break; case 1: TILE(1, V); break; }
+
+// C (I×J) = A (I×K) B (K×J) + plus, of matrices that are in the cache. J is a multiple of WIDTH; bk, pi and ci are how far
+// apart rows of B, of plus and of C lie.
+static void product(size I, size J, size K, const float *a, size ai, size ak, const float *b, size bk,
+                    const float *plus, size pi, float *c, size ci) {
+    for (size j = 0; j < J;) {
+        size i = 0, left = (J - j) / WIDTH;
+#if MOST == 4
+        if (left >= 4) { COLUMN_OF_TILES(4, 6); j += 4 * WIDTH; continue; }
+        if (left == 3) { COLUMN_OF_TILES(3, 6); j += 3 * WIDTH; continue; }
+#endif
+        if (left >= 2) { COLUMN_OF_TILES(2, 6); j += 2 * WIDTH; continue; }
+        for (; i + 12 <= I; i += 12) TILE(12, 1);
+        COLUMN_OF_TILES(1, 6);
+        j += WIDTH;
+    }
+}
+
+// ---- block by block ----
+
+// out = factor · xᵀ, (rows, n) -> (n, rows), its rows filled up with zeros to a multiple of WIDTH
+static void transpose(size rows, size n, const float *x, size stride, float factor, float *out, size out_stride) {
+    size i = 0;
+#ifndef __clang__  // which has no __builtin_shuffle
+    for (; i + WIDTH <= rows; i += WIDTH) {
+        size j = 0;
+        for (; j + WIDTH <= n; j += WIDTH) {  // a square: its halves change places, then the halves of these, and so on
+            vector square[WIDTH];
+            bits at;
+            UNROLL for (int r = 0; r < WIDTH; r++) at[r] = r;
+            UNROLL for (int r = 0; r < WIDTH; r++) square[r] = factor * *(const vector *)(x + (i + r) * stride + j);
+            UNROLL for (int half = WIDTH / 2; half; half /= 2)
+                UNROLL for (int r = 0; r < WIDTH; r++)
+                    if (!(r & half)) {
+                        vector above = square[r], below = square[r + half];
+                        square[r] = __builtin_shuffle(above, below, at + (((at & half) != 0) & (WIDTH - half)));
+                        square[r + half] = __builtin_shuffle(above, below, at + half + (((at & half) != 0) & (WIDTH - half)));
+                    }
+            UNROLL for (int r = 0; r < WIDTH; r++) *(vector *)(out + (j + r) * out_stride + i) = square[r];
+        }
+        for (; j < n; j++)
+            for (size r = i; r < i + WIDTH; r++) out[j * out_stride + r] = factor * x[r * stride + j];
+    }
+#endif
+    for (; i < rows; i++)
+        for (size j = 0; j < n; j++) out[j * out_stride + i] = factor * x[i * stride + j];
+    for (; i < padded(rows); i++)
+        for (size j = 0; j < n; j++) out[j * out_stride + i] = 0;
+}
+
+#define PANEL (MOST * WIDTH)  // columns of B that a tile takes
+#define DEPTH 384             // of the sums, between two additions to C: a panel of B is then in the second cache
+#define ACROSS 768            // columns of C for which A's block is gone through
+#define DOWN 384              // rows of A's block
+#define FEW 32                // rows: with fewer, copying B takes longer than what it gains
+#define MANY 100              // rows: with more, copying a transpose's columns gains more than what it takes
+
+// A's block (I×K), of a transpose: its columns one after the other. Their distance keeps them out of each other's way.
+#define COLUMN (DOWN + 16)
+
+static void copy_columns(size I, size K, const float *a, size ak, float *out) {
+    for (size k = 0; k < K; k++) COLUMNS(i, I) out[k * COLUMN + i] = a[k * ak + i];
+}
+
+// B's block (K×J), panel after panel, the last one filled up with zeros
+static void copy_panels(size K, size J, const float *b, size bk, size bj, float *out) {
+    for (size j = 0; j < J; j += PANEL) {
+        size n = least(PANEL, J - j), N = padded(n);
+        float *panel = out + j * K;
+        if (bj != 1) transpose(n, K, b + j * bj, bj, 1, panel, N);
+        else
+            for (size k = 0; k < K; k++) {
+                COLUMNS(c, n) panel[k * N + c] = b[k * bk + j + c];
+                for (size c = n; c < N; c++) panel[k * N + c] = 0;
+            }
+    }
+}
+
+// C (I×J) = A (I×K) B (K×J) + bias, where A and B may be transposes: their elements are a[i·ai + k·ak] and b[k·bk + j·bj],
+// and one distance of each is 1. bias, one number for each column, may be 0: none.
+static void multiply(size I, size J, size K, const float *a, size ai, size ak, const float *b, size bk, size bj,
+                     const float *bias, float *c, size ci) {
+    int copy_a = ak != 1 && I > MANY, copy_b = bj != 1 || I > FEW || J % WIDTH;
+    float *left = scratch((copy_a ? COLUMN * DEPTH : 0) + DOWN * PANEL + least(ACROSS, padded(J)) * least(DEPTH, K));
+    float *edge = left + (copy_a ? COLUMN * DEPTH : 0), *right = edge + DOWN * PANEL;
+    for (size j = 0; j < J; j += ACROSS)
+        for (size k = 0; k < K; k += DEPTH) {
+            size across = least(ACROSS, J - j), depth = least(DEPTH, K - k);
+            const float *b_block = b + k * bk + j * bj;
+            if (copy_b) copy_panels(depth, across, b_block, bk, bj, right);
+            for (size i = 0; i < I; i += DOWN) {
+                size down = least(DOWN, I - i);
+                const float *a_block = a + i * ai + k * ak;
+                if (copy_a) copy_columns(down, depth, a_block, ak, left);
+                for (size p = 0; p < across; p += PANEL) {
+                    size n = least(PANEL, across - p), N = padded(n), pi = k ? ci : 0;
+                    float *to = c + i * ci + j + p;
+                    const float *plus = k ? to : bias ? bias + j + p : 0;
+                    const float *panel = copy_b ? right + p * depth : b_block + p;
+                    const float *from = copy_a ? left : a_block;
+                    size from_i = copy_a ? 1 : ai, from_k = copy_a ? COLUMN : ak, panel_k = copy_b ? N : bk;
+                    if (n == N) product(down, n, depth, from, from_i, from_k, panel, panel_k, plus, pi, to, ci);
+                    else {  // the last vector of C's rows has no room there
+                        product(down, N, depth, from, from_i, from_k, panel, panel_k, 0, 0, edge, N);
+                        for (size r = 0; r < down; r++)
+                            COLUMNS(q, n) to[r * ci + q] = edge[r * N + q] + (plus ? plus[r * pi + q] : 0);
+                    }
+                }
+            }
+        }
+    if (!K)
+        for (size i = 0; i < I; i++) COLUMNS(j, J) c[i * ci + j] = bias ? bias[j] : 0;
+}
