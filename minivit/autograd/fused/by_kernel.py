@@ -13,6 +13,7 @@ import numpy as np
 
 from minivit.backend import array_module, empty, empty_like, kernel, num_threads
 
+_SMALL_WEIGHT = 1 << 16  # numbers: below, each thread adds up its part of a gradient
 _GPU_CHUNKS = 256  # of rows: each adds up its part of a parameter's gradient
 
 
@@ -31,12 +32,17 @@ def linear_vjp(g: Any, x: Any, weight: Any, bias: Any, needs: tuple[bool, ...]) 
     fast, fast_parameters = kernel("linear_vjp", g_rows, rows, weight), kernel("linear_vjp_parameters", g_rows)
     if fast is None or fast_parameters is None or not x.size or not weight.size:
         return None
-    gx, gw, gb = (empty(a.shape, np.float32) if need else None for a, need in zip((rows, weight, bias), needs))
-    if gx is not None:
+    gx = gw = gb = None
+    if needs[1] or needs[2]:
+        chunks = min(num_threads(), len(rows)) if weight.size <= _SMALL_WEIGHT else 1
+        more = empty((chunks - 1, len(weight) + 1, weight.shape[1]), np.float32)
+        gw, gb = (empty(a.shape, np.float32) if need else None for a, need in zip((weight, bias), needs[1:]))
+        fast_parameters(chunks, len(rows), *weight.shape, g_rows, rows, gw, gb, more)
+    if needs[0]:
+        gx = empty(rows.shape, np.float32)
         fast(len(rows), *weight.shape, g_rows, weight, gx)
-    if gw is not None or gb is not None:
-        fast_parameters(len(rows), *weight.shape, g_rows, rows, gw, gb)
-    return None if gx is None else gx.reshape(x.shape), gw, gb
+        gx = gx.reshape(x.shape)
+    return gx, gw, gb
 
 
 def gelu(x: Any, approximate: bool) -> Any:
@@ -84,7 +90,8 @@ def layer_norm_vjp(g: Any, x: Any, mu: Any, rstd: Any, weight: Any, needs: tuple
     chunks = num_threads() if xp is np else _GPU_CHUNKS
     gw, gb = xp.empty((chunks, D), np.float32), xp.empty((chunks, D), np.float32)
     fast_parameters(chunks, len(rows), D, g_rows, rows, mu, rstd, gw, gb)
-    return gx.reshape(x.shape), *(part.sum(axis=0).astype(weight.dtype, copy=False) for part in (gw, gb))
+    gw, gb = (gw[0], gb[0]) if xp is np else (part.sum(axis=0).astype(weight.dtype, copy=False) for part in (gw, gb))
+    return gx.reshape(x.shape), gw, gb
 
 
 def softmax(x: Any, axis: int) -> Any:

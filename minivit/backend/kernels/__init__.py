@@ -104,20 +104,25 @@ def _source() -> str:
     An array is handed over as its address, which Python knows at once, where asking NumPy for the address of its data
     takes a microsecond. In the array's struct the data pointer follows the object's header, in every version of NumPy:
     extension modules compiled years ago read it there too.
+
+    A kernel `..._end` takes what the one of the same name took, on one thread when that one is done.
     """
     text = "".join((_HERE / name).read_text(encoding="utf-8") for name in _FILES)
+    names = [name for name, _ in _SIGNATURE.findall(text)]
     glue = [f"\ntypedef struct {{ char header[{object.__basicsize__}]; void *data; }} array;\n"]
     for name, parameters in _signatures(text):
         handed = ", ".join(f"{'array *' if '*' in kind else kind + ' '}{word}" for kind, word in parameters)
         fields = " ".join(f"{'void *' if '*' in kind else kind + ' '}{word};" for kind, word in parameters)
         values = ", ".join(f"{word} ? {word}->data : 0" if "*" in kind else word for kind, word in parameters)
         taken = ", ".join(f"a->{word}" for _, word in parameters)
+        end = f"{name}_end({taken.replace('a->', 'a.')});" if f"{name}_end" in names else ""
         glue.append(f"""
 typedef struct {{ {fields} }} arguments_of_{name};
 static void work_of_{name}(const void *arguments) {{ const arguments_of_{name} *a = arguments; {name}({taken}); }}
 void call_{name}(size threads, {handed}) {{
     arguments_of_{name} a = {{{values}}};
     in_parts(work_of_{name}, &a, threads);
+    {end}
 }}
 """)
     return text + "".join(glue)
@@ -127,6 +132,8 @@ def _signatures(text: str) -> list[tuple[str, list[tuple[str, str]]]]:
     """(name, [(type, parameter), ...]) of every kernel: of arrays "real *", "float *" or "size *"."""
     found = []
     for name, parameters in _SIGNATURE.findall(text):
+        if name.endswith("_end"):
+            continue
         pairs = []
         for parameter in parameters.split(","):
             kind, _, word = parameter.strip().removeprefix("const ").rpartition(" ")

@@ -221,6 +221,13 @@ KERNEL layer_norm_vjp_parameters(size chunks, size rows, size D, const real *g, 
     }
 }
 
+#ifndef __CUDACC__
+KERNEL layer_norm_vjp_parameters_end(size chunks, size rows, size D, const real *g, const real *x, const float *mu,
+                                     const float *rstd, float *gweight, float *gbias) {
+    for (size c = 1; c < chunks; c++) COLUMNS(j, D) { gweight[j] += gweight[c * D + j]; gbias[j] += gbias[c * D + j]; }
+}
+#endif
+
 // ---- softmax and cross-entropy ----
 
 // y may be x. log_total takes log Σ exp of every row, from which attention computes its probabilities again; or it is null

@@ -9,25 +9,47 @@
 // y = x W + b, (rows, K) (K, J) -> (rows, J)
 KERNEL linear(size rows, size K, size J, const real *x, const real *weight, const real *bias, real *y) {
     SHARES(rows, J);
-    multiply(i_end - i, j_end - j, K, x + i * K, K, 1, weight + j, J, 1, bias ? bias + j : 0, y + i * J + j, J);
+    multiply(i_end - i, j_end - j, K, x + i * K, K, 1, weight + j, J, 1, bias ? bias + j : 0, 0, y + i * J + j, J);
 }
 
 // ∂x = g Wᵀ, (rows, J) (J, K) -> (rows, K)
 KERNEL linear_vjp(size rows, size K, size J, const real *g, const real *weight, real *gx) {
     SHARES(rows, K);
-    multiply(i_end - i, j_end - j, J, g + i * J, J, 1, weight + j * J, 1, J, 0, gx + i * K + j, K);
+    multiply(i_end - i, j_end - j, J, g + i * J, J, 1, weight + j * J, 1, J, 0, 0, gx + i * K + j, K);
 }
 
-// ∂W = xᵀ g, (K, rows) (rows, J) -> (K, J), and ∂b = Σ g
-KERNEL linear_vjp_parameters(size rows, size K, size J, const real *g, const real *x, real *gweight, real *gbias) {
-    if (gweight) {
-        SHARES(K, J);
-        multiply(i_end - i, j_end - j, rows, x + i, 1, K, g + j, J, 1, 0, gweight + i * J + j, J);
+// ∂W = xᵀ g, (K, rows) (rows, J) -> (K, J), and ∂b = Σ g. With several chunks of rows each thread has those that it computed
+// before, which are in its cache: the first chunk's part goes to gweight and gbias, those of the others to `more`, a ∂W and
+// a ∂b for each, to be added in the end. With one chunk, ∂W itself is divided.
+KERNEL linear_vjp_parameters(size chunks, size rows, size K, size J, const real *g, const real *x,
+                             real *gweight, real *gbias, real *more) {
+    const float one = 1;
+    if (chunks > 1) ROWS(c, chunks) {
+        real *gw = c ? more + (c - 1) * (K + 1) * J : gweight, *gb = c ? gw + K * J : gbias;
+        size end = rows * (c + 1) / chunks;
+        for (size first = rows * c / chunks, r = first, n; r < end; r += n) {  // as many as are read from memory only once
+            n = least(DEPTH, end - r);
+            if (gbias) multiply(1, J, n, &one, 0, 0, g + r * J, J, 1, r > first ? gb : 0, 0, gb, J);
+            if (gweight) multiply(K, J, n, x + r * K, 1, K, g + r * J, J, 1, r > first ? gw : 0, J, gw, J);
+        }
     }
-    if (gbias) {
-        size j = FIRST_COLUMN(FIRST, J);
-        const float one = 1;
-        multiply(1, FIRST_COLUMN(LAST, J) - j, rows, &one, 0, 0, g + j, J, 1, 0, gbias + j, J);
+    else {
+        if (gweight) {
+            SHARES(K, J);
+            multiply(i_end - i, j_end - j, rows, x + i, 1, K, g + j, J, 1, 0, 0, gweight + i * J + j, J);
+        }
+        if (gbias) {
+            SHARES(1, J);
+            multiply(1, j_end - j, rows, &one, 0, 0, g + j, J, 1, 0, 0, gbias + j, J);
+        }
+    }
+}
+
+KERNEL linear_vjp_parameters_end(size chunks, size rows, size K, size J, const real *g, const real *x,
+                                 real *gweight, real *gbias, real *more) {
+    for (size c = 1; c < chunks; c++, more += (K + 1) * J) {
+        if (gweight) COLUMNS(i, K * J) gweight[i] += more[i];
+        if (gbias) COLUMNS(j, J) gbias[j] += more[K * J + j];
     }
 }
 

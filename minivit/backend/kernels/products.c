@@ -115,11 +115,16 @@ static void transpose(size rows, size n, const float *x, size stride, float fact
 }
 
 #define PANEL (MOST * WIDTH)  // columns of B that a tile takes
+#if MOST == 4
 #define DEPTH 384             // of the sums, between two additions to C: a panel of B is then in the second cache
+#define FAR 1024              // numbers between two columns of a transpose: beyond it they are in each other's way there
+#else
+#define DEPTH 192
+#define FAR 0
+#endif
 #define ACROSS 768            // columns of C for which A's block is gone through
 #define DOWN 384              // rows of A's block
 #define FEW 32                // rows: with fewer, copying B takes longer than what it gains
-#define MANY 100              // rows: with more, copying a transpose's columns gains more than what it takes
 
 // A's block (I×K), of a transpose: its columns one after the other. Their distance keeps them out of each other's way.
 #define COLUMN (DOWN + 16)
@@ -142,11 +147,11 @@ static void copy_panels(size K, size J, const float *b, size bk, size bj, float 
     }
 }
 
-// C (I×J) = A (I×K) B (K×J) + bias, where A and B may be transposes: their elements are a[i·ai + k·ak] and b[k·bk + j·bj],
-// and one distance of each is 1. bias, one number for each column, may be 0: none.
+// C (I×J) = A (I×K) B (K×J) + plus, where A and B may be transposes: their elements are a[i·ai + k·ak] and b[k·bk + j·bj].
+// plus may be C itself; with pi = 0, one row to be added to all; or 0: nothing.
 static void multiply(size I, size J, size K, const float *a, size ai, size ak, const float *b, size bk, size bj,
-                     const float *bias, float *c, size ci) {
-    int copy_a = ak != 1 && I > MANY, copy_b = bj != 1 || I > FEW || J % WIDTH;
+                     const float *plus, size pi, float *c, size ci) {
+    int copy_a = ak > 1 && ak > FAR && I > FEW, copy_b = bj != 1 || I > FEW || J % WIDTH;
     float *left = scratch((copy_a ? COLUMN * DEPTH : 0) + DOWN * PANEL + least(ACROSS, padded(J)) * least(DEPTH, K));
     float *edge = left + (copy_a ? COLUMN * DEPTH : 0), *right = edge + DOWN * PANEL;
     for (size j = 0; j < J; j += ACROSS)
@@ -159,21 +164,21 @@ static void multiply(size I, size J, size K, const float *a, size ai, size ak, c
                 const float *a_block = a + i * ai + k * ak;
                 if (copy_a) copy_columns(down, depth, a_block, ak, left);
                 for (size p = 0; p < across; p += PANEL) {
-                    size n = least(PANEL, across - p), N = padded(n), pi = k ? ci : 0;
+                    size n = least(PANEL, across - p), N = padded(n), more_i = k ? ci : pi;
                     float *to = c + i * ci + j + p;
-                    const float *plus = k ? to : bias ? bias + j + p : 0;
+                    const float *more = k ? to : plus ? plus + i * pi + j + p : 0;
                     const float *panel = copy_b ? right + p * depth : b_block + p;
                     const float *from = copy_a ? left : a_block;
                     size from_i = copy_a ? 1 : ai, from_k = copy_a ? COLUMN : ak, panel_k = copy_b ? N : bk;
-                    if (n == N) product(down, n, depth, from, from_i, from_k, panel, panel_k, plus, pi, to, ci);
+                    if (n == N) product(down, n, depth, from, from_i, from_k, panel, panel_k, more, more_i, to, ci);
                     else {  // the last vector of C's rows has no room there
                         product(down, N, depth, from, from_i, from_k, panel, panel_k, 0, 0, edge, N);
                         for (size r = 0; r < down; r++)
-                            COLUMNS(q, n) to[r * ci + q] = edge[r * N + q] + (plus ? plus[r * pi + q] : 0);
+                            COLUMNS(q, n) to[r * ci + q] = edge[r * N + q] + (more ? more[r * more_i + q] : 0);
                     }
                 }
             }
         }
     if (!K)
-        for (size i = 0; i < I; i++) COLUMNS(j, J) c[i * ci + j] = bias ? bias[j] : 0;
+        for (size i = 0; i < I; i++) COLUMNS(j, J) c[i * ci + j] = plus ? plus[i * pi + j] : 0;
 }
