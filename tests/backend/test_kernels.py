@@ -26,6 +26,13 @@ compiled = pytest.mark.skipif(
 rng = np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True)
+def same_numbers():
+    """Whichever tests run before."""
+    global rng
+    rng = np.random.default_rng(0)
+
+
 def normal(*shape):
     return rng.standard_normal(shape).astype(np.float32)
 
@@ -133,7 +140,7 @@ def test_layer_norm_far_from_zero_and_in_threads(threads):
     y = mv.ops.layer_norm(*tensors)
     exact = [mv.Tensor(a.astype(np.float64), requires_grad=True) for a in (x, w, b)]
     y64 = mv.ops.layer_norm.reference(*exact)
-    np.testing.assert_allclose(y.data, y64.data, atol=8e-5)  # half a last digit of 300, times the largest weight
+    np.testing.assert_allclose(y.data, y64.data, atol=3e-5 * np.abs(w).max())  # a last digit of 300, times the weight
     for a, e in zip(mv.grad(y, tensors, g), mv.grad(y64, exact, g.astype(np.float64))):
         np.testing.assert_allclose(a.data, e.data, rtol=1e-5, atol=1e-5 * np.abs(e.data).max())
 
@@ -221,16 +228,39 @@ def test_the_number_of_threads_may_change():
         set_num_threads(None)
 
 
+def whole(*shape):
+    """Numbers so small and whole that float adds up their products without rounding, in any order."""
+    return rng.integers(-3, 4, shape).astype(np.float32)
+
+
 @compiled
-@pytest.mark.parametrize(("rows", "K", "J"), [(1, 1, 1), (2, 300, 5), (1500, 20, 64), (1029, 64, 20), (0, 4, 3)])
+@pytest.mark.parametrize(("rows", "K", "J"), [
+    (1, 1, 1), (2, 300, 5), (1500, 20, 64), (1029, 64, 20), (0, 4, 3), (5, 7, 96), (31, 16, 48), (47, 33, 18),
+    (390, 1100, 48), (33, 1030, 800), (800, 385, 113), (7, 64, 1600), (13, 900, 1000),
+])  # on either side of every tile, panel and block of products.c
 def test_linear_of_any_shape(threads, rows, K, J):
-    x, w, b, g = normal(rows, K), normal(K, J), normal(J), normal(rows, J)
+    x, w, b, g = whole(rows, K), whole(K, J), whole(J), whole(rows, J)
     for bias in (b, None):
         tensors = [mv.Tensor(a, requires_grad=True) for a in (x, w, *([] if bias is None else [b]))]
         y = mv.ops.linear(*tensors)
-        np.testing.assert_allclose(y.data, x @ w + (0 if bias is None else b), rtol=1e-4, atol=1e-4)
-        for found, expected in zip(mv.grad(y, tensors, g), (g @ w.T, x.T @ g, g.sum(axis=0))):
-            np.testing.assert_allclose(found.data, expected, rtol=1e-4, atol=1e-3)
+        np.testing.assert_array_equal(y.data, x @ w + (0 if bias is None else b))
+        expected = [g @ w.T, x.T @ g, g.sum(axis=0)][: len(tensors)]
+        for found, right in zip(mv.grad(y, tensors, g, retain_graph=True), expected):
+            np.testing.assert_array_equal(found.data, right)
+        for tensor, right in zip(tensors, expected):
+            np.testing.assert_array_equal(mv.grad(y, [tensor], g, retain_graph=True)[0].data, right)
+
+
+@compiled
+@pytest.mark.parametrize(("rows", "K", "J"), [(700, 900, 60), (60, 64, 900), (2000, 48, 64)])
+def test_linear_rounds_no_more_than_numpy(threads, rows, K, J):
+    x, w, g = normal(rows, K), normal(K, J), normal(rows, J)
+    tensors = mv.Tensor(x, requires_grad=True), mv.Tensor(w, requires_grad=True)
+    y = mv.ops.linear(*tensors)
+    found = [y.data, *(t.data for t in mv.grad(y, tensors, g))]
+    for ours, (left, right) in zip(found, ((x, w), (g, w.T), (x.T, g))):
+        exact = left.astype(float) @ right.astype(float)
+        assert np.linalg.norm(ours - exact) < 1.5 * np.linalg.norm(left @ right - exact)
 
 
 # ---- never in the way ----

@@ -207,7 +207,8 @@ KERNEL layer_norm_vjp(size rows, size D, const real *g, const real *x, const flo
     }
 }
 
-// ∂weight = Σ g n and ∂bias = Σ g over the rows, in as many parts as there are chunks: (chunks, D) each
+// ∂weight = Σ g n and ∂bias = Σ g over the rows, in as many parts as there are chunks: (chunks, D) each. On the processor
+// the first is in the end the sum of all.
 KERNEL layer_norm_vjp_parameters(size chunks, size rows, size D, const real *g, const real *x, const float *mu, const float *rstd,
                                  float *gweight, float *gbias) {
     ROWS(c, chunks) {

@@ -28,6 +28,8 @@
 typedef float vector __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
 typedef int bits __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
 
+#define ONE_COPY static __attribute__((noinline, noclone)) void  // not one for every call: compiling would take twice as long
+
 static inline size least(size a, size b) { return a < b ? a : b; }
 static inline size padded(size n) { return (n + WIDTH - 1) / WIDTH * WIDTH; }
 
@@ -67,8 +69,8 @@ static inline __attribute__((always_inline)) void tile(
 
 // C (I×J) = A (I×K) B (K×J) + plus, of matrices that are in the cache. J is a multiple of WIDTH; bk, pi and ci are how far
 // apart rows of B, of plus and of C lie.
-static void product(size I, size J, size K, const float *a, size ai, size ak, const float *b, size bk,
-                    const float *plus, size pi, float *c, size ci) {
+ONE_COPY product(size I, size J, size K, const float *a, size ai, size ak, const float *b, size bk,
+                 const float *plus, size pi, float *c, size ci) {
     for (size j = 0; j < J;) {
         size i = 0, left = (J - j) / WIDTH;
 #if MOST == 4
@@ -85,7 +87,7 @@ static void product(size I, size J, size K, const float *a, size ai, size ak, co
 // ---- block by block ----
 
 // out = factor · xᵀ, (rows, n) -> (n, rows), its rows filled up with zeros to a multiple of WIDTH
-static void transpose(size rows, size n, const float *x, size stride, float factor, float *out, size out_stride) {
+ONE_COPY transpose(size rows, size n, const float *x, size stride, float factor, float *out, size out_stride) {
     size i = 0;
 #ifndef __clang__  // which has no __builtin_shuffle
     for (; i + WIDTH <= rows; i += WIDTH) {
@@ -149,8 +151,8 @@ static void copy_panels(size K, size J, const float *b, size bk, size bj, float 
 
 // C (I×J) = A (I×K) B (K×J) + plus, where A and B may be transposes: their elements are a[i·ai + k·ak] and b[k·bk + j·bj].
 // plus may be C itself; with pi = 0, one row to be added to all; or 0: nothing.
-static void multiply(size I, size J, size K, const float *a, size ai, size ak, const float *b, size bk, size bj,
-                     const float *plus, size pi, float *c, size ci) {
+ONE_COPY multiply(size I, size J, size K, const float *a, size ai, size ak, const float *b, size bk, size bj,
+                  const float *plus, size pi, float *c, size ci) {
     int copy_a = ak > 1 && ak > FAR && I > FEW, copy_b = bj != 1 || I > FEW || J % WIDTH;
     float *left = scratch((copy_a ? COLUMN * DEPTH : 0) + DOWN * PANEL + least(ACROSS, padded(J)) * least(DEPTH, K));
     float *edge = left + (copy_a ? COLUMN * DEPTH : 0), *right = edge + DOWN * PANEL;
