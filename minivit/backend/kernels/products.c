@@ -181,6 +181,4 @@ ONE_COPY multiply(size I, size J, size K, const float *a, size ai, size ak, cons
                 }
             }
         }
-    if (!K)
-        for (size i = 0; i < I; i++) COLUMNS(j, J) c[i * ci + j] = plus ? plus[i * pi + j] : 0;
 }
