@@ -1,11 +1,11 @@
 """The floor of a row: its matrix products alone, as NumPy computes them, and nothing else. No NumPy program that multiplies
 these matrices is faster.
 
-(Compiled products of one's own, as the kernels have them, may still be; so may products that stay in cache because they are
-cut into blocks: attention of thousands of tokens, say.) The shapes, the numbers of products and their transposes are those of the step. The outputs have their place
-beforehand, the operands are shared by all layers, nothing waits for anything. Two ways to use the cores are timed, and the
-better one counts: products one after the other on the BLAS's threads, and threads that each take their share of every product
-on a BLAS of one thread.
+(Compiled products of one's own, as the kernels have them, may still be; so may products that stay in cache because they
+are cut into blocks: attention of thousands of tokens, say.) The shapes, the numbers of products and their transposes are
+those of the step. The outputs have their place beforehand, the operands are shared by all layers, nothing waits for
+anything. Two ways to use the cores are timed, and the better one counts: products one after the other on the BLAS's
+threads, and threads that each take their share of every product on a BLAS of one thread.
 """
 
 from __future__ import annotations
