@@ -263,6 +263,37 @@ def test_linear_rounds_no_more_than_numpy(threads, rows, K, J):
         assert np.linalg.norm(ours - exact) < 1.5 * np.linalg.norm(left @ right - exact)
 
 
+def sanitizer():
+    """The environment in which gcc's address sanitizer watches Python, or None where it cannot."""
+    if sys.platform != "linux" or not shutil.which("gcc"):
+        return None
+    found = subprocess.run(["gcc", "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
+    environment = {**os.environ, "LD_PRELOAD": found, "ASAN_OPTIONS": "detect_leaks=0"}
+    if not os.path.isabs(found) or subprocess.run([sys.executable, "-c", ""], env=environment, capture_output=True).returncode:
+        return None
+    return environment
+
+
+@compiled
+def test_nothing_is_touched_outside_of_an_array(tmp_path):
+    """The tests of shapes once more, by kernels that stop the process where they leave an array."""
+    environment = sanitizer()
+    if environment is None:
+        pytest.skip("gcc with its address sanitizer does not run here")
+    wrapper = tmp_path / "cc"
+    wrapper.write_text('#!/bin/sh\nexec gcc "$@" -O1 -fsanitize=address\n')
+    wrapper.chmod(0o700)
+    environment.update(CC=str(wrapper), XDG_CACHE_HOME=str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "-p", "no:faulthandler", __file__, "-k",
+         "(linear or attention or layer_norm or large or several) and not device and not outside"],
+        env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    assert " passed" in done.stdout
+    assert "compiled" not in done.stdout, "skipped: the kernels were not compiled"
+
+
 # ---- never in the way ----
 
 

@@ -111,7 +111,7 @@ INLINE float exponential(float x) {
     float n = rintf(c * 1.442695041f);
     float f = c - n * 0.693359375f + n * 2.121944401e-4f;  // log 2 in two parts, the first of few digits: exact
     float e = 1 + f * (1 + f * (1 / 2.0f + f * (1 / 6.0f + f * (1 / 24.0f + f * (1 / 120.0f + f * (1 / 720.0f + f / 5040.0f))))));
-    union { int bits; float value; } power = {((int)n + 126) << 23};  // 2ⁿ⁻¹, since 2¹²⁸ is no float
+    union { int bits; float value; } power = {((int)n + 126) * (1 << 23)};  // 2ⁿ⁻¹, since 2¹²⁸ is no float
     e *= power.value;
     e *= 2;
     return x > 88.72283f ? INFINITY : x >= -87.33654f ? e : x < 0 ? 0 : x;  // the last: NaN
