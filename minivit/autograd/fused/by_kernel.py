@@ -13,7 +13,7 @@ import numpy as np
 
 from minivit.backend import array_module, empty, empty_like, kernel, num_threads
 
-_SMALL_WEIGHT = 1 << 16  # numbers: below, each thread adds up its part of a gradient
+_MOST_PARTS = 1 << 17  # numbers in all threads' parts of a weight's gradient; adding up more takes longer than it gains
 _GPU_CHUNKS = 256  # of rows: each adds up its part of a parameter's gradient
 
 
@@ -34,7 +34,8 @@ def linear_vjp(g: Any, x: Any, weight: Any, bias: Any, needs: tuple[bool, ...]) 
         return None
     gx = gw = gb = None
     if needs[1] or needs[2]:
-        chunks = min(num_threads(), len(rows)) if weight.size <= _SMALL_WEIGHT else 1
+        chunks = min(num_threads(), len(rows))
+        chunks = chunks if chunks * weight.size <= _MOST_PARTS else 1
         more = empty((chunks - 1, len(weight) + 1, weight.shape[1]), np.float32)
         gw, gb = (empty(a.shape, np.float32) if need else None for a, need in zip((weight, bias), needs[1:]))
         fast_parameters(chunks, len(rows), *weight.shape, g_rows, rows, gw, gb, more)

@@ -10,7 +10,7 @@ processor needs: its threads (`threads.c`), products (`products.c`), and with th
 A kernel takes float32 arrays in C order (on a GPU float16 too), divides large ones among the cores, and lets Python's
 other threads run meanwhile.
 
-MINIVIT_KERNELS=off in the environment, or `use_kernels(False)`, leaves everything to the array code.
+MINIVIT_KERNELS=off in the environment, or `with array_code():` for a while, leaves everything to the array code.
 """
 
 from __future__ import annotations
