@@ -1,6 +1,7 @@
 // The products of the linear layer on the processor. The longer side of each result is divided among the threads: what all
 // of them read, and copy for themselves, is then the smaller operand.
 
+// This thread's part of a result (I×J): rows i to i_end and columns j to j_end
 #define SHARES(I, J) \
     size i = (I) < (J) ? 0 : FIRST(I), i_end = (I) < (J) ? (I) : LAST(I); \
     size j = (I) < (J) ? FIRST_COLUMN(FIRST, J) : 0, j_end = (I) < (J) ? FIRST_COLUMN(LAST, J) : (J)

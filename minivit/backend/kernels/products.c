@@ -119,10 +119,10 @@ ONE_COPY transpose(size rows, size n, const float *x, size stride, float factor,
 #define PANEL (MOST * WIDTH)  // columns of B that a tile takes
 #if MOST == 4
 #define DEPTH 384             // of the sums, between two additions to C: a panel of B is then in the second cache
-#define FAR 1024              // numbers between two columns of a transpose: beyond it they are in each other's way there
+#define FAR 1024              // numbers between two columns of a transpose: beyond it they are in each other's way in a cache
 #else
 #define DEPTH 192
-#define FAR 0
+#define FAR 1                 // any transpose
 #endif
 #define ACROSS 768            // columns of C for which A's block is gone through
 #define DOWN 384              // rows of A's block
@@ -153,7 +153,7 @@ static void copy_panels(size K, size J, const float *b, size bk, size bj, float 
 // plus may be C itself; with pi = 0, one row to be added to all; or 0: nothing.
 ONE_COPY multiply(size I, size J, size K, const float *a, size ai, size ak, const float *b, size bk, size bj,
                   const float *plus, size pi, float *c, size ci) {
-    int copy_a = ak > 1 && ak > FAR && I > FEW, copy_b = bj != 1 || I > FEW || J % WIDTH;
+    int copy_a = ak > FAR && I > FEW, copy_b = bj != 1 || I > FEW || J % WIDTH;
     float *left = scratch((copy_a ? COLUMN * DEPTH : 0) + DOWN * PANEL + least(ACROSS, padded(J)) * least(DEPTH, K));
     float *edge = left + (copy_a ? COLUMN * DEPTH : 0), *right = edge + DOWN * PANEL;
     for (size j = 0; j < J; j += ACROSS)

@@ -145,23 +145,23 @@ static void in_parts(work *work, const void *arguments, size parts) {
 
 static pthread_key_t memory_key;  // by which the system frees it when the thread ends
 static pthread_once_t memory_key_is_made = PTHREAD_ONCE_INIT;
-static _Thread_local struct { float *at; size floats; } own;
+static _Thread_local struct { float *at; size floats; } workspace;
 
 static void make_memory_key(void) { pthread_key_create(&memory_key, free); }
 
 // Memory of this thread's own for the kernel it is at, used again by the next one.
 static float *scratch(size floats) {
-    if (floats > own.floats) {
+    if (floats > workspace.floats) {
         void *more;
         pthread_once(&memory_key_is_made, make_memory_key);
-        free(own.at);
+        free(workspace.at);
         if (posix_memalign(&more, 64, floats * sizeof(float))) {
             perror("minivit: no memory for a kernel");
             abort();
         }
-        own.at = more;
-        own.floats = floats;
+        workspace.at = more;
+        workspace.floats = floats;
         pthread_setspecific(memory_key, more);
     }
-    return own.at;
+    return workspace.at;
 }
