@@ -260,7 +260,8 @@ plt.show()
 
 # %% [markdown]
 # The linear layers stand near the flat roof: they wait for arithmetic, and only a better matrix product or fewer of them
-# would help. This is the wall, and `minivit bench` measures it as the *floor* of a step: its products alone, as NumPy computes them.
+# would help. This is the wall, and `minivit bench` measures it as the *floor* of a step: its products alone, as NumPy
+# computes them.
 #
 # GELU, layer norm and the residual sum are far below the flat roof, and no cleverer arithmetic would change that: a NumPy pass
 # does one operation for 4 bytes in and 4 out, whatever happens before and after. Seen pass by pass their intensity is 1/8, that
