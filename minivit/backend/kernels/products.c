@@ -44,7 +44,7 @@ static inline __attribute__((always_inline)) void tile(
     UNROLL for (int i = 0; i < R; i++)
         UNROLL for (int j = 0; j < V; j++) {
             sum[i][j] = (vector){0};
-            if (plus) __builtin_prefetch(plus + i * pi + j * WIDTH);
+            __builtin_prefetch(c + i * ci + j * WIDTH, 1);
         }
     for (size k = 0; k < K; k++) {
         vector row[MOST];
@@ -117,15 +117,10 @@ ONE_COPY transpose(size rows, size n, const float *x, size stride, float factor,
 }
 
 #define PANEL (MOST * WIDTH)  // columns of B that a tile takes
-#if MOST == 4
-#define DEPTH 384             // of the sums, between two additions to C: a panel of B is then in the second cache
-#define FAR 1024              // numbers between two columns of a transpose: beyond it they are in each other's way in a cache
-#else
-#define DEPTH 192
-#define FAR 1                 // any transpose
-#endif
-#define ACROSS 768            // columns of C for which A's block is gone through
-#define DOWN 384              // rows of A's block
+#define DEPTH 400             // of the sums, at most, between two additions to C: A's and B's blocks are then in the second cache
+#define FAR 300               // numbers between two columns of a transpose: beyond it they are in each other's way in a cache
+#define ACROSS 384            // columns of B's block
+#define DOWN 96               // rows of A's block: each is in a page of its own, and a processor keeps the places of some 96
 #define FEW 32                // rows: with fewer, copying B takes longer than what it gains
 
 // A's block (I×K), of a transpose: its columns one after the other. Their distance keeps them out of each other's way.
@@ -154,11 +149,12 @@ static void copy_panels(size K, size J, const float *b, size bk, size bj, float 
 ONE_COPY multiply(size I, size J, size K, const float *a, size ai, size ak, const float *b, size bk, size bj,
                   const float *plus, size pi, float *c, size ci) {
     int copy_a = ak > FAR && I > FEW, copy_b = bj != 1 || I > FEW || J % WIDTH;
-    float *left = scratch((copy_a ? COLUMN * DEPTH : 0) + DOWN * PANEL + least(ACROSS, padded(J)) * least(DEPTH, K));
-    float *edge = left + (copy_a ? COLUMN * DEPTH : 0), *right = edge + DOWN * PANEL;
+    size steps = (K + DEPTH - 1) / DEPTH, most = (K + steps - 1) / steps;  // of equal depth: a short last one would cost C as much
+    float *left = scratch((copy_a ? COLUMN * most : 0) + DOWN * PANEL + least(ACROSS, padded(J)) * most);
+    float *edge = left + (copy_a ? COLUMN * most : 0), *right = edge + DOWN * PANEL;
     for (size j = 0; j < J; j += ACROSS)
-        for (size k = 0; k < K; k += DEPTH) {
-            size across = least(ACROSS, J - j), depth = least(DEPTH, K - k);
+        for (size k = 0; k < K; k += most) {
+            size across = least(ACROSS, J - j), depth = least(most, K - k);
             const float *b_block = b + k * bk + j * bj;
             if (copy_b) copy_panels(depth, across, b_block, bk, bj, right);
             for (size i = 0; i < I; i += DOWN) {
