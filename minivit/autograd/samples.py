@@ -319,8 +319,9 @@ def _attention(rng):
 def _multi_head_attention(rng):
     B, h, d = (int(i) for i in rng.integers(1, 4, 3))
     N = int(rng.integers(1, 12))
-    bias = _bias(rng, h, N, N)
-    options = {"num_heads": h, "scale": _scale(rng)}
+    queries = int(rng.integers(1, N + 1)) if _flip(rng) else None
+    bias = _bias(rng, h, queries or N, N)
+    options = {"num_heads": h, "scale": _scale(rng), "queries": queries}
     return Sample((_normal(rng, B, N, 3 * h * d), bias), options, (0,) if bias is None else (0, 1))
 
 

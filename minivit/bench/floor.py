@@ -49,19 +49,22 @@ def products(task: Task) -> list[Product]:
             found.append(Product(1, rows, d_out, d_in, "right"))  # dx = dy Wᵀ
         return found
 
-    def attention(batch: int, d: int) -> list[Product]:
-        found = [Product(batch, N, d, N, "right"), Product(batch, N, N, d)]  # S = Q Kᵀ, O = A V
+    def attention(batch: int, queries: int, d: int) -> list[Product]:
+        found = [Product(batch, queries, d, N, "right"), Product(batch, queries, N, d)]  # S = Q Kᵀ, O = A V
         if training or attacking:
-            found += [Product(batch, N, d, N, "right"), Product(batch, N, N, d, "left")]  # dA = dO Vᵀ, dV = Aᵀ dO
-            found += [Product(batch, N, N, d), Product(batch, N, N, d, "left")]  # dQ = dS K, dK = dSᵀ Q
+            found += [Product(batch, queries, d, N, "right"), Product(batch, N, queries, d, "left")]  # dA = dO Vᵀ, dV = Aᵀ dO
+            found += [Product(batch, queries, N, d), Product(batch, N, queries, d, "left")]  # dQ = dS K, dK = dSᵀ Q
         return found
 
-    hidden = round(D * c.mlp_ratio)
-    block = [*linear(B * N, D, 3 * D), *attention(B * h, D // h), *linear(B * N, D, D), *linear(B * N, D, hidden),
-             *linear(B * N, hidden, D)]  # fmt: skip
+    def block(tokens: int) -> list[Product]:  # `tokens`: how many are wanted of the result
+        hidden = round(D * c.mlp_ratio)
+        return [*linear(B * N, D, 3 * D), *attention(B * h, tokens, D // h), *linear(B * tokens, D, D),
+                *linear(B * tokens, D, hidden), *linear(B * tokens, hidden, D)]  # fmt: skip
+
     # an attack wants the gradient of the pixels, training does not
     first = linear(B * patches, c.patch_size**2 * c.channels, D, input_gradient=attacking)
-    once = [*first, *c.depth * block, *linear(B, D, c.num_classes)]
+    blocks = (c.depth - 1) * block(N) + block(1 if c.pool == "cls" else N)
+    once = [*first, *blocks, *linear(B, D, c.num_classes)]
     return once * (STEPS if attacking else 1)
 
 

@@ -45,11 +45,20 @@ class MultiHeadSelfAttention(Module):
         self.qkv = Linear(dim, 3 * dim, bias=qkv_bias, seed=seed, name=f"{name}.qkv", parts=3)
         self.proj = Linear(dim, dim, seed=seed, name=f"{name}.proj")
 
-    def forward(self, z: Any, bias: Any = None, parts: dict[str, Any] | None = None, name: str = "attention") -> Any:
-        """bias: (h, N, N), added to the scores. parts: takes the attention matrices (B, h, N, N) under `name`."""
+    def forward(
+        self,
+        z: Any,
+        bias: Any = None,
+        parts: dict[str, Any] | None = None,
+        name: str = "attention",
+        queries: int | None = None,
+    ) -> Any:
+        """bias: (h, N, N), added to the scores. parts: takes the attention matrices (B, h, N, N) under `name`.
+        queries: of how many tokens, from the first, the result is wanted; without `parts`."""
         qkv = self.qkv(z)  # (B, N, D) @ (D, 3D) -> (B, N, 3D)
         if parts is None:
-            heads = ops.multi_head_attention(qkv, bias, num_heads=self.num_heads, scale=self.scale)
+            bias = bias if bias is None or queries is None else bias[..., :queries, :]
+            heads = ops.multi_head_attention(qkv, bias, num_heads=self.num_heads, scale=self.scale, queries=queries)
         else:  # the reference, which forms the attention matrix as a value of its own
             q, k, v = ops.split_heads(qkv, self.num_heads)
             parts[name] = ops.attention_probabilities(q, k, bias, self.scale)

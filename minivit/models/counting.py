@@ -15,15 +15,20 @@ from minivit.autograd import Tensor
 from minivit.autograd.engine import _ancestors
 from minivit.autograd.tensor import recording
 from minivit.backend import to_device
+from minivit.models.vit import ViT
 from minivit.nn.module import evaluating
 
 
 def count_macs(model: Callable[[Any], Tensor], image_shape: tuple[int, int, int]) -> int:
-    """Multiply-accumulates of one forward pass on one image (H, W, C). "FLOPs" in papers usually means these."""
+    """Multiply-accumulates of one forward pass on one image (H, W, C). "FLOPs" in papers usually means these.
+
+    Of a ViT, as papers count them: with all tokens of the last block, though its forward pass leaves out those that nobody
+    reads. `count_macs(lambda x: model(x), ...)` is without them.
+    """
     dtype, device = getattr(model, "dtype", np.float32), getattr(model, "device", "cpu")
     images = Tensor(to_device(np.zeros((1, *image_shape), dtype), device), requires_grad=True)
     with evaluating(model), recording():
-        logits = model(images)
+        logits = model(images, intermediates=True)[0] if getattr(type(model), "forward", None) is ViT.forward else model(images)
     return sum(_macs(node) for node in _ancestors(logits.node))
 
 
@@ -36,7 +41,8 @@ def _macs(node: Any) -> int:
         return math.prod(max(shapes, key=len)[:-2]) * n * d * shapes[1][-1]  # (..., n, d) @ (..., d, e), "..." perhaps once
     if name == "multi_head_attention":
         B, N, D3 = shapes[0]
-        return 2 * B * N * N * D3 // 3  # Q Kᵀ and A V
+        queries = len(range(N)[: node.options["queries"]])
+        return 2 * B * queries * N * D3 // 3  # Q Kᵀ and A V
     if name == "scaled_dot_product_attention":
         (B, h, N, d), (_, _, M, _), (_, _, _, e) = shapes[:3]
         return B * h * N * M * (d + e)

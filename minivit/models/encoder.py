@@ -40,8 +40,19 @@ class EncoderBlock(Module):
         self.drop_path1 = DropPath(drop_path, seed or 0, layer=3 * layer + 1)
         self.drop_path2 = DropPath(drop_path, seed or 0, layer=3 * layer + 2)
 
-    def forward(self, z: Any, bias: Any = None, parts: dict[str, Any] | None = None, name: str = "block") -> Any:
-        attended = self.attn(self.norm1(z), bias, parts, f"{name}.attention")
+    def forward(
+        self,
+        z: Any,
+        bias: Any = None,
+        parts: dict[str, Any] | None = None,
+        name: str = "block",
+        queries: int | None = None,
+    ) -> Any:
+        """bias, parts: see `MultiHeadSelfAttention`; parts also takes the result, under `name`.
+        queries: of how many tokens, from the first, the result is wanted; None: of all. The others then still give their
+        keys and values, which is a quarter of a block's work, but no more: what follows treats each token by itself."""
+        attended = self.attn(self.norm1(z), bias, parts, f"{name}.attention", queries)
+        z = z if queries is None else z[:, :queries]
         z = z + self.drop_path1(self.dropout(attended))
         z = z + self.drop_path2(self.mlp(self.norm2(z)))
         if parts is not None:

@@ -16,9 +16,11 @@ def counted(task):
     """(multiply-accumulates of the forward pass, those of attention, those of the patch embedding), of the whole batch."""
     c = task.config
     patches = c.image_size[0] * c.image_size[1] // c.patch_size**2
-    attention = 2 * c.depth * (patches + 1) ** 2 * c.embed_dim
+    N = patches + 1
+    attention = 2 * ((c.depth - 1) * N + 1) * N * c.embed_dim  # in the last block only the class token asks
     first = patches * c.patch_size**2 * c.channels * c.embed_dim
-    whole = mv.models.count_macs(mv.models.ViT(c), (*c.image_size, c.channels))
+    model = mv.models.ViT(c)
+    whole = mv.models.count_macs(lambda x: model(x), (*c.image_size, c.channels))
     return np.array([whole, attention, first]) * task.batch
 
 

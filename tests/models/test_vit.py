@@ -135,6 +135,54 @@ def test_the_gradient_by_an_attention_map_is_right(position):
     np.testing.assert_array_equal(g.numpy()[:, :, 1:], 0)  # only the class token is read after the last layer
 
 
+def rows_of_the_last_block(model, x):
+    """How many tokens of each image its MLP sees."""
+    seen, fc1 = [], model.blocks[-1].mlp.fc1
+    fused = mv.ops.linear.forward
+
+    def watch(x, weight, *rest, **options):
+        seen.extend([x.shape[1]] if weight is fc1.weight.data else [])
+        return fused(x, weight, *rest, **options)
+
+    mv.ops.linear.forward = watch
+    try:
+        y = model(x)
+    finally:
+        mv.ops.linear.forward = fused
+    return y, *seen
+
+
+@pytest.mark.parametrize("position", ["learned", "relative"])
+def test_the_last_block_computes_what_the_logits_read(position):
+    model, x = small(position=position, depth=2), mv.Tensor(pictures(), requires_grad=True)
+    short, rows = rows_of_the_last_block(model, x)
+    assert rows == 1
+    model.blocks[-1].forward = model.blocks[-1].forward  # from now on it might be anybody's
+    whole, rows = rows_of_the_last_block(model, x)
+    assert rows == 7
+    np.testing.assert_allclose(short.data, whole.data, rtol=1e-12)
+    targets = [*model.parameters(), x]
+    for a, b in zip(*(mv.grad(mv.ops.cross_entropy(y, LABELS), targets) for y in (short, whole))):
+        np.testing.assert_allclose(a.data, b.data, rtol=1e-9, atol=1e-14)
+
+
+def test_all_tokens_where_they_may_be_read():
+    class Watched(mv.models.EncoderBlock):
+        def forward(self, z, bias=None, parts=None, name="block"):
+            self.shape = z.shape
+            return super().forward(z, bias, parts, name)
+
+    model = small(pool="mean")
+    assert rows_of_the_last_block(model, pictures())[1] == 6
+    model = small(dropout=0.5)  # whose masks would be others
+    assert rows_of_the_last_block(model, pictures())[1] == 7
+    assert rows_of_the_last_block(model.eval(), pictures())[1] == 1
+    model.blocks[-1] = Watched(12, 3, 24)
+    model.to(dtype="float64")
+    assert rows_of_the_last_block(model, pictures())[1] == 7
+    assert small(depth=0)(pictures()).shape == (2, 5)
+
+
 @pytest.mark.parametrize("pool", ["cls", "mean"])
 @pytest.mark.parametrize("position", POSITIONS)
 def test_gradients_of_parameters_and_pixels(position, pool):

@@ -60,44 +60,48 @@ def _(g, q, k, v, bias, out, scale, log_total, needs):
     return gq, gk, gv, gbias
 
 
-def multi_head_attention_reference(qkv, bias=None, *, num_heads, scale=None):
+def multi_head_attention_reference(qkv, bias=None, *, num_heads, scale=None, queries=None):
     q, k, v = split_heads(qkv, num_heads)
-    return merge_heads(scaled_dot_product_attention_reference(q, k, v, bias, scale=scale))
+    return merge_heads(scaled_dot_product_attention_reference(q[:, :, :queries], k, v, bias, scale=scale))
 
 
 @fused(multi_head_attention_reference, saves=("log_total",))
-def multi_head_attention(qkv, bias=None, *, num_heads, scale=None, keep=False):
+def multi_head_attention(qkv, bias=None, *, num_heads, scale=None, queries=None, keep=False):
     """Self-attention in every head, from packed projections: splits the heads, attends, concatenates the heads.
 
     Args:
         qkv: (B, N, 3D): queries, keys and values of all heads, [q | k | v], each [head 1 | head 2 | ...].
-        bias: (h, N, N) or (N, N), added to the scores.
+        bias: (h, N, N) or (N, N), added to the scores; (h, queries, N) or (queries, N) with `queries`.
         num_heads: h; must divide D.
         scale: by default 1/√(D/h).
+        queries: how many tokens ask, the first so many; None: all N.
 
     Returns:
-        (B, N, D): Concat(head_1, ..., head_h), before the output projection.
+        (B, N, D) or (B, queries, D): Concat(head_1, ..., head_h), before the output projection.
     """
     xp = array_module(qkv, bias)
     if qkv.ndim != 3 or qkv.shape[-1] % (3 * num_heads):
         raise ValueError(f"expected qkv of shape (batch, tokens, 3·width) with {num_heads} heads dividing the width, "
                          f"got {qkv.shape}")
-    B, N, D3 = qkv.shape
-    _check_bias(bias, (num_heads, N, N))
-    out = empty((B, N, D3 // 3), qkv.dtype, xp)
     q, k, v = _head_views(qkv, 3, num_heads)
+    q = q[:, :, :queries]
+    B, h, N, d = q.shape
+    _check_bias(bias, (h, N, k.shape[2]))
+    out = empty((B, N, h * d), qkv.dtype, xp)
     (merged,) = _head_views(out, 1, num_heads)
     return out, (_attend(q, k, v, bias, scale, merged, keep),)
 
 
 @multi_head_attention.vjp
-def _(g, qkv, bias, out, num_heads, scale, log_total, needs):
+def _(g, qkv, bias, out, num_heads, scale, queries, log_total, needs):
     xp = array_module(g)
     g_qkv = empty(qkv.shape, qkv.dtype, xp)
     gbias = xp.zeros_like(bias) if needs[1] else None
     (g_heads,), (out_heads,) = _head_views(g, 1, num_heads), _head_views(out, 1, num_heads)
     q, k, v = _head_views(qkv, 3, num_heads)
     gq, gk, gv = _head_views(g_qkv, 3, num_heads)
+    gq[:, :, out.shape[1] :] = 0  # of tokens that did not ask
+    q, gq = q[:, :, :queries], gq[:, :, :queries]
     _attend_vjp(g_heads, q, k, v, bias, out_heads, scale, log_total, gq, gk, gv, gbias)
     return g_qkv, gbias
 
