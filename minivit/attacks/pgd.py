@@ -110,16 +110,13 @@ def pgd(
     with evaluating(model), _progress(f"PGD-{steps}", work, progress) as advance:
         for rows, images, labels, aims in given.batches():
             xp = array_module(images)
-            logits = logits_of(model, images)
-            prediction[rows] = to_numpy(logits.argmax(axis=1))
-            if rows.start == 0:
-                validate.warn_of_probabilities(to_numpy(logits))
+            clean = logits_of(model, images) if random_start else None  # else the walk begins there
 
-            # from here on nothing is read before the walks are over: a GPU is not waited for in between
+            # nothing is read before the walks are over: a GPU is not waited for in between
             totals, best = [], images
-            best_success, best_loss = success(logits, labels, aims), objective(logits, labels, aims)[0]
-            if keep == "last":  # x is no candidate: whatever comes is better
-                best_success, best_loss = xp.zeros_like(best_success), xp.full_like(best_loss, -xp.inf)
+            best_success, best_loss = xp.zeros(len(images), bool), xp.full(len(images), -xp.inf, "float64")
+            if clean is not None and keep == "best":  # x is a candidate
+                best_success, best_loss = success(clean, labels, aims), objective(clean, labels, aims)[0]
             with checked_together():
                 for r in range(restarts):
                     start = images
@@ -131,6 +128,7 @@ def pgd(
                         eps=given.eps, norm=given.norm, step_size=step_size, bounds=given.bounds,
                     )
                     for t, (x_t, loss, logits) in enumerate(walk):
+                        clean = logits if clean is None else clean
                         totals.append(loss.sum())
                         advance()
                         if keep == "last" and t < steps:
@@ -141,6 +139,9 @@ def pgd(
                         best_success, best_loss = best_success | fooled, xp.where(better, loss, best_loss)
             history += np.reshape(to_floats(*totals), history.shape)
             x_adv[rows] = to_numpy(best)
+            prediction[rows] = to_numpy(clean.argmax(axis=1))
+            if rows.start == 0:
+                validate.warn_of_probabilities(to_numpy(clean))
         return assess(given, x_adv, prediction, f"PGD-{steps}", history / max(len(x_adv), 1))
 
 

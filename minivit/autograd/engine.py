@@ -227,9 +227,11 @@ def _separate(found: dict[int, Any], gy: Any) -> None:
     owners = {_owner(gy)}
     for key, g in found.items():
         if g is not None:
-            if _owner(g) in owners or 0 in getattr(g, "strides", ()):
+            owner = _owner(g)
+            if owner in owners or 0 in getattr(g, "strides", ()):
                 found[key] = g = g.copy()
-            owners.add(_owner(g))
+                owner = id(g)
+            owners.add(owner)
 
 
 def _owner(array: Any) -> int:

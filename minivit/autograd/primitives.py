@@ -22,7 +22,8 @@ from minivit.autograd.registry import register
 from minivit.autograd.special import erf as _erf
 from minivit.autograd.tensor import Tensor
 from minivit.backend import add as _add
-from minivit.backend import add_at, array_module, products
+from minivit.backend import add_at, array_module, products, zeros
+from minivit.backend import concatenate as _concatenate
 
 
 def primitive(forward: Callable[..., Any] | None = None, *, broadcasts: bool = False) -> Any:
@@ -371,7 +372,7 @@ def _(g, x_shape):
 
 @primitive
 def concatenate(*arrays, axis=0):
-    return array_module(*arrays).concatenate(arrays, axis=axis)
+    return _concatenate(arrays, axis)
 
 
 @concatenate.vjp
@@ -418,7 +419,7 @@ def _(g, x_shape, index):
 def scatter_add(x, *, shape, index):
     """Zeros of `shape`, with x added at `index`: the adjoint of getitem. A repeated index adds up."""
     xp = array_module(x)
-    out = xp.zeros(shape, x.dtype)
+    out = zeros(shape, x.dtype, xp)
     if _is_basic(index):
         out[index] = x
     else:

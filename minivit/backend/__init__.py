@@ -30,7 +30,7 @@ from minivit.backend.blocks import (
     num_threads,
     set_num_threads,
 )
-from minivit.backend.buffers import add, empty, empty_like
+from minivit.backend.buffers import add, concatenate, empty, empty_like, zeros
 from minivit.backend.kernels import array_code, kernel, kernel_status, kernels_on_cpu
 from minivit.backend.products import allow_tf32
 
@@ -41,6 +41,7 @@ __all__ = [
     "array_code",
     "array_module",
     "blocks",
+    "concatenate",
     "device_of",
     "empty",
     "empty_like",
@@ -61,4 +62,5 @@ __all__ = [
     "to_device",
     "to_floats",
     "to_numpy",
+    "zeros",
 ]

@@ -4,8 +4,8 @@ A fresh large array costs more than the arithmetic on it: the system maps its pa
 and takes them back when the array dies. `empty` hands out memory that an earlier array has left. Nothing has to be
 returned by hand: the memory comes back when the last view of the array is gone.
 
-How: the array handed out is a view of a root array whose base is not an array, so NumPy keeps the root alive as long as
-any view of it lives, and a weak reference to the root puts its memory back on the shelf.
+How: the base of the array handed out is no array, so that it is itself what NumPy keeps alive as long as any view of it
+lives, and a weak reference to it puts its memory back on the shelf.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from minivit.backend.kernels import kernel
 
 _SMALLEST = 1 << 16  # bytes; below this the allocator is quick enough
 _SHELF_LIMIT = 1 << 30  # bytes kept on the shelf at most; beyond that, what was not asked for longest goes to the system
+_ALIGNED = 64  # bytes: no vector of 64 then lies across two lines of a cache
 
-_shelf: dict[int, deque[memoryview]] = {}  # size in bytes -> memory of that size that nobody uses
-_lent: dict[int, tuple[weakref.ref, memoryview]] = {}  # id of the weak reference -> (it, the memory its root covers)
+_shelf: dict[int, deque[Any]] = {}  # size in bytes -> memory of that size that nobody uses
+_lent: dict[int, tuple[weakref.ref, Any]] = {}  # id of the weak reference -> (it, the memory its array covers)
 _asked: dict[int, int] = {}  # size in bytes -> when it was asked for last, by the clock
 _clock = count()
 _on_shelf = 0
@@ -37,24 +38,31 @@ _on_shelf = 0
 def empty(shape: tuple[int, ...], dtype: Any, xp: Any = np) -> Any:
     """An array of `shape` and `dtype` with arbitrary content, like `xp.empty`. CuPy pools its memory itself."""
     global _on_shelf
-    dtype = np.dtype(dtype)
-    size = prod(shape) * dtype.itemsize
+    size = prod(shape) * np.dtype(dtype).itemsize
     if xp is not np or size < _SMALLEST:
         return xp.empty(shape, dtype)
     size = -(-size // _SMALLEST) * _SMALLEST  # rounded up, so that nearly equal shapes share
     _asked[size] = next(_clock)
     memory = _from_shelf(size)
     if memory is None:
-        memory = memoryview(np.empty(size, np.uint8))  # type: ignore[arg-type]
+        memory = _fresh(size)
     else:
-        _on_shelf -= memory.nbytes
-    root = np.frombuffer(memory, np.uint8)
-    reference = weakref.ref(root, _take_back)
+        _on_shelf -= len(memory)
+    array = np.ndarray(shape, dtype, memory)
+    reference = weakref.ref(array, _take_back)
     _lent[id(reference)] = (reference, memory)
-    return root[: prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+    return array
 
 
-def _from_shelf(size: int) -> memoryview | None:
+def _fresh(size: int) -> Any:
+    """Memory as an object that is no array, aligned, as NumPy's own is not."""
+    from ctypes import c_char
+
+    raw = np.empty(size + _ALIGNED, np.uint8)
+    return (c_char * size).from_buffer(raw, -raw.ctypes.data % _ALIGNED)
+
+
+def _from_shelf(size: int) -> Any:
     """Memory of this size that nobody uses, or a little more: gradients of weights go where activations were."""
     near = sorted(s for s in list(_shelf) if size < s <= size + size // 8) if size not in _shelf or not _shelf[size] else ()
     for s in (size, *near):
@@ -74,19 +82,39 @@ def empty_like(x: Any, xp: Any = np) -> Any:
 
 def add(x: Any, y: Any, out: Any = None) -> Any:
     """x + y, or into `out`: of large arrays on all cores, and into memory that is used again."""
-    if type(x) is np.ndarray and type(y) is np.ndarray and x.shape == y.shape and x.nbytes >= _SMALLEST:
-        fast = kernel("add", x, y)
+    if type(x) is np.ndarray and type(y) is np.ndarray and x.nbytes >= _SMALLEST:
+        fast = kernel("add", x, y) if x.shape == y.shape else None
+        if out is None:
+            out = empty(np.broadcast(x, y).shape, np.result_type(x, y))
         if fast is not None:
-            out = empty(x.shape, x.dtype) if out is None else out
             fast(x.size, x, y, out)
             return out
     return x + y if out is None else array_module(out).add(x, y, out=out)
 
 
+def zeros(shape: tuple[int, ...], dtype: Any, xp: Any = np) -> Any:
+    """An array of zeros, like `xp.zeros`."""
+    if xp is not np:
+        return xp.zeros(shape, dtype)
+    out = empty(shape, dtype)
+    out.fill(0)
+    return out
+
+
+def concatenate(arrays: tuple[Any, ...], axis: int) -> Any:
+    """The arrays one after the other along an axis, like `xp.concatenate`."""
+    xp, first = array_module(*arrays), arrays[0]
+    if xp is not np or first.nbytes + arrays[-1].nbytes < _SMALLEST:
+        return xp.concatenate(arrays, axis=axis)
+    shape = list(first.shape)
+    shape[axis] = sum(a.shape[axis] for a in arrays)
+    return np.concatenate(arrays, axis=axis, out=empty(tuple(shape), np.result_type(*arrays)))
+
+
 def _take_back(reference: weakref.ref) -> None:
     global _on_shelf
     _, memory = _lent.pop(id(reference))
-    size = memory.nbytes
+    size = len(memory)
     _shelf.setdefault(size, deque()).append(memory)
     _on_shelf += size
     while _on_shelf > _SHELF_LIMIT:

@@ -29,7 +29,7 @@ def address(a):
 
 
 def on_shelf():
-    return sum(memory.nbytes for memories in buffers._shelf.values() for memory in memories)
+    return sum(len(memory) for memories in buffers._shelf.values() for memory in memories)
 
 
 @given(st.lists(st.integers(0, 40), max_size=4), st.sampled_from(["float32", "float64", "int64", "bool", "complex128"]))
@@ -48,6 +48,10 @@ def test_empty_like_takes_shape_and_dtype_but_not_the_order():
     x = np.ones((300, 400), "float32").T
     a = empty_like(x)
     assert (a.shape, a.dtype, a.flags.c_contiguous) == (x.shape, x.dtype, True)
+
+
+def test_aligned():
+    assert {address(empty((LARGE + 1000 * i,), "uint8")) % 64 for i in range(9)} == {0}
 
 
 def test_small_arrays_are_numpys_own():

@@ -14,7 +14,7 @@ import numpy as np
 from minivit.backend import array_module, empty, empty_like, kernel, num_threads
 
 _MOST_PARTS = 1 << 17  # numbers in all threads' parts of a weight's gradient; adding up more takes longer than it gains
-_GPU_CHUNKS = 256  # of rows: each adds up its part of a parameter's gradient
+_GPU_CHUNKS = 2048  # of rows at most: each adds up its part of a parameter's gradient
 
 
 def linear(x: Any, weight: Any, bias: Any) -> Any:
@@ -29,20 +29,14 @@ def linear(x: Any, weight: Any, bias: Any) -> Any:
 
 def linear_vjp(g: Any, x: Any, weight: Any, bias: Any, needs: tuple[bool, ...]) -> Any:
     rows, g_rows = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
-    fast, fast_parameters = kernel("linear_vjp", g_rows, rows, weight), kernel("linear_vjp_parameters", g_rows)
-    if fast is None or fast_parameters is None or not x.size or not weight.size:
+    fast = kernel("linear_vjp", g_rows, rows, weight)
+    if fast is None or not x.size or not weight.size:
         return None
-    gx = gw = gb = None
-    if needs[1] or needs[2]:
-        chunks = min(num_threads(), len(rows))
-        chunks = chunks if chunks * weight.size <= _MOST_PARTS else 1
-        more = empty((chunks - 1, len(weight) + 1, weight.shape[1]), np.float32)
-        gw, gb = (empty(a.shape, np.float32) if need else None for a, need in zip((weight, bias), needs[1:]))
-        fast_parameters(chunks, len(rows), *weight.shape, g_rows, rows, gw, gb, more)
-    if needs[0]:
-        gx = empty(rows.shape, np.float32)
-        fast(len(rows), *weight.shape, g_rows, weight, gx)
-        gx = gx.reshape(x.shape)
+    chunks = min(num_threads(), len(rows)) if needs[1] or needs[2] else 1
+    chunks = chunks if chunks * weight.size <= _MOST_PARTS else 1
+    more = empty((chunks - 1, len(weight) + 1, weight.shape[1]), np.float32) if chunks > 1 else None
+    gx, gw, gb = (empty(a.shape, np.float32) if need else None for a, need in zip((x, weight, bias), needs))
+    fast(chunks, len(rows), *weight.shape, g_rows, rows, weight, gx, gw, gb, more)
     return gx, gw, gb
 
 
@@ -80,19 +74,19 @@ def layer_norm(x: Any, weight: Any, bias: Any, eps: float) -> Any:
 def layer_norm_vjp(g: Any, x: Any, mu: Any, rstd: Any, weight: Any, needs: tuple[bool, ...]) -> Any:
     D = x.shape[-1]
     rows, g_rows = x.reshape(-1, D), g.reshape(-1, D)
-    fast, fast_parameters = kernel("layer_norm_vjp", g_rows, rows, weight), kernel("layer_norm_vjp_parameters", g_rows, rows)
-    if fast is None or fast_parameters is None:
+    fast = kernel("layer_norm_vjp", g_rows, rows, weight)
+    if fast is None:
         return None
     xp = array_module(x)
-    gx = empty_like(rows, xp)
-    fast(len(rows), D, g_rows, rows, mu, rstd, weight, gx)
-    if not (needs[1] or needs[2]):
-        return gx.reshape(x.shape), None, None
-    chunks = num_threads() if xp is np else _GPU_CHUNKS
-    gw, gb = xp.empty((chunks, D), np.float32), xp.empty((chunks, D), np.float32)
-    fast_parameters(chunks, len(rows), D, g_rows, rows, mu, rstd, gw, gb)
-    gw, gb = (gw[0], gb[0]) if xp is np else (part.sum(axis=0).astype(weight.dtype, copy=False) for part in (gw, gb))
-    return gx.reshape(x.shape), gw, gb
+    gx, gw, gb = empty(x.shape, x.dtype, xp), None, None
+    parameters = needs[1] or needs[2]
+    chunks = num_threads() if xp is np else min(len(rows), _GPU_CHUNKS) if parameters else len(rows)
+    if parameters:
+        gw, gb = xp.empty((chunks, D), np.float32), xp.empty((chunks, D), np.float32)
+    fast(chunks, len(rows), D, g_rows, rows, mu, rstd, weight, gx, gw, gb)
+    if parameters:
+        gw, gb = (gw[0], gb[0]) if xp is np else (part.sum(axis=0).astype(weight.dtype, copy=False) for part in (gw, gb))
+    return gx, gw, gb
 
 
 def softmax(x: Any, axis: int) -> Any:

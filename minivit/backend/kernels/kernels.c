@@ -193,39 +193,34 @@ KERNEL layer_norm(size rows, size D, float eps, const real *x, const real *weigh
     }
 }
 
-// with n = (x - mean) rstd and h = g · weight:  ∂x = rstd (h - mean(h) - n · mean(h n))
-KERNEL layer_norm_vjp(size rows, size D, const real *g, const real *x, const float *mu, const float *rstd, const real *weight, real *gx) {
-    ROWS(r, rows) {
-        const real *h = g + r * D, *v = x + r * D;
-        real *out = gx + r * D;
-        float m = mu[r], s = rstd[r];
-        SUM(along, j, D, (float)h[j] * (float)weight[j]);
-        SUM(along_n, j, D, (float)h[j] * (float)weight[j] * (((float)v[j] - m) * s));
-        along /= D;
-        along_n /= D;
-        COLUMNS(j, D) out[j] = s * ((float)h[j] * (float)weight[j] - along - ((float)v[j] - m) * s * along_n);
-    }
-}
-
-// ∂weight = Σ g n and ∂bias = Σ g over the rows, in as many parts as there are chunks: (chunks, D) each. On the processor
-// the first is in the end the sum of all.
-KERNEL layer_norm_vjp_parameters(size chunks, size rows, size D, const real *g, const real *x, const float *mu, const float *rstd,
-                                 float *gweight, float *gbias) {
+// with n = (x - mean) rstd and h = g · weight:  ∂x = rstd (h - mean(h) - n · mean(h n)). If they are there, gweight and gbias
+// take ∂weight = Σ g n and ∂bias = Σ g over the rows, in as many parts as there are chunks: (chunks, D) each. On the
+// processor the first is in the end the sum of all.
+KERNEL layer_norm_vjp(size chunks, size rows, size D, const real *g, const real *x, const float *mu, const float *rstd,
+                      const real *weight, real *gx, float *gweight, float *gbias) {
     ROWS(c, chunks) {
         float *gw = gweight + c * D, *gb = gbias + c * D;
-        COLUMNS(j, D) { gw[j] = 0; gb[j] = 0; }
+        if (gweight) COLUMNS(j, D) { gw[j] = 0; gb[j] = 0; }
         for (size r = c * rows / chunks; r < (c + 1) * rows / chunks; r++) {
             const real *h = g + r * D, *v = x + r * D;
+            real *out = gx + r * D;
             float m = mu[r], s = rstd[r];
-            COLUMNS(j, D) { gw[j] += (float)h[j] * (((float)v[j] - m) * s); gb[j] += (float)h[j]; }
+            SUM(along, j, D, (float)h[j] * (float)weight[j]);
+            SUM(along_n, j, D, (float)h[j] * (float)weight[j] * (((float)v[j] - m) * s));
+            along /= D;
+            along_n /= D;
+            COLUMNS(j, D) out[j] = s * ((float)h[j] * (float)weight[j] - along - ((float)v[j] - m) * s * along_n);
+            if (gweight) COLUMNS(j, D) { gw[j] += (float)h[j] * (((float)v[j] - m) * s); gb[j] += (float)h[j]; }
         }
     }
 }
 
 #ifndef __CUDACC__
-KERNEL layer_norm_vjp_parameters_end(size chunks, size rows, size D, const real *g, const real *x, const float *mu,
-                                     const float *rstd, float *gweight, float *gbias) {
-    for (size c = 1; c < chunks; c++) COLUMNS(j, D) { gweight[j] += gweight[c * D + j]; gbias[j] += gbias[c * D + j]; }
+KERNEL layer_norm_vjp_end(size chunks, size rows, size D, const real *g, const real *x, const float *mu, const float *rstd,
+                          const real *weight, real *gx, float *gweight, float *gbias) {
+    if (gweight)
+        for (size c = 1; c < chunks; c++)
+            COLUMNS(j, D) { gweight[j] += gweight[c * D + j]; gbias[j] += gbias[c * D + j]; }
 }
 #endif
 

@@ -13,18 +13,17 @@ KERNEL linear(size rows, size K, size J, const real *x, const real *weight, cons
     multiply(i_end - i, j_end - j, K, x + i * K, K, 1, weight + j, J, 1, bias ? bias + j : 0, 0, y + i * J + j, J);
 }
 
-// ∂x = g Wᵀ, (rows, J) (J, K) -> (rows, K)
-KERNEL linear_vjp(size rows, size K, size J, const real *g, const real *weight, real *gx) {
-    SHARES(rows, K);
-    multiply(i_end - i, j_end - j, J, g + i * J, J, 1, weight + j * J, 1, J, 0, 0, gx + i * K + j, K);
-}
-
-// ∂W = xᵀ g, (K, rows) (rows, J) -> (K, J), and ∂b = Σ g. With several chunks of rows each thread has those that it computed
-// before, which are in its cache: the first chunk's part goes to gweight and gbias, those of the others to `more`, a ∂W and
-// a ∂b for each, to be added in the end. With one chunk, ∂W itself is divided.
-KERNEL linear_vjp_parameters(size chunks, size rows, size K, size J, const real *g, const real *x,
-                             real *gweight, real *gbias, real *more) {
+// ∂x = g Wᵀ, (rows, J) (J, K) -> (rows, K); ∂W = xᵀ g, (K, rows) (rows, J) -> (K, J); ∂b = Σ g. With several chunks of
+// rows each thread has those that it computed before, which are in its cache: the first chunk's part of ∂W and ∂b goes to
+// gweight and gbias, those of the others to `more`, a ∂W and a ∂b for each, to be added in the end. With one chunk, ∂W
+// itself is divided.
+KERNEL linear_vjp(size chunks, size rows, size K, size J, const real *g, const real *x, const real *weight,
+                  real *gx, real *gweight, real *gbias, real *more) {
     const float one = 1;
+    if (gx) {
+        SHARES(rows, K);
+        multiply(i_end - i, j_end - j, J, g + i * J, J, 1, weight + j * J, 1, J, 0, 0, gx + i * K + j, K);
+    }
     if (chunks > 1) ROWS(c, chunks) {
         real *gw = c ? more + (c - 1) * (K + 1) * J : gweight, *gb = c ? gw + K * J : gbias;
         size end = rows * (c + 1) / chunks;
@@ -34,20 +33,18 @@ KERNEL linear_vjp_parameters(size chunks, size rows, size K, size J, const real 
             if (gweight) multiply(K, J, n, x + r * K, 1, K, g + r * J, J, 1, r > first ? gw : 0, J, gw, J);
         }
     }
-    else {
-        if (gweight) {
-            SHARES(K, J);
-            multiply(i_end - i, j_end - j, rows, x + i, 1, K, g + j, J, 1, 0, 0, gweight + i * J + j, J);
-        }
-        if (gbias) {
-            SHARES(1, J);
-            multiply(1, j_end - j, rows, &one, 0, 0, g + j, J, 1, 0, 0, gbias + j, J);
-        }
+    if (chunks == 1 && gweight) {
+        SHARES(K, J);
+        multiply(i_end - i, j_end - j, rows, x + i, 1, K, g + j, J, 1, 0, 0, gweight + i * J + j, J);
+    }
+    if (chunks == 1 && gbias) {
+        SHARES(1, J);
+        multiply(1, j_end - j, rows, &one, 0, 0, g + j, J, 1, 0, 0, gbias + j, J);
     }
 }
 
-KERNEL linear_vjp_parameters_end(size chunks, size rows, size K, size J, const real *g, const real *x,
-                                 real *gweight, real *gbias, real *more) {
+KERNEL linear_vjp_end(size chunks, size rows, size K, size J, const real *g, const real *x, const real *weight,
+                      real *gx, real *gweight, real *gbias, real *more) {
     for (size c = 1; c < chunks; c++, more += (K + 1) * J) {
         if (gweight) COLUMNS(i, K * J) gweight[i] += more[i];
         if (gbias) COLUMNS(j, J) gbias[j] += more[K * J + j];
