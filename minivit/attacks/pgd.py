@@ -110,7 +110,7 @@ def pgd(
     with evaluating(model), _progress(f"PGD-{steps}", work, progress) as advance:
         for rows, images, labels, aims in given.batches():
             xp = array_module(images)
-            clean = logits_of(model, images) if random_start else None  # else the walk begins there
+            clean: Any = logits_of(model, images) if random_start else None  # else the walk begins there
 
             # nothing is read before the walks are over: a GPU is not waited for in between
             totals, best = [], images

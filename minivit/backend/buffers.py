@@ -59,7 +59,7 @@ def _fresh(size: int) -> Any:
     from ctypes import c_char
 
     raw = np.empty(size + _ALIGNED, np.uint8)
-    return (c_char * size).from_buffer(raw, -raw.ctypes.data % _ALIGNED)
+    return (c_char * size).from_buffer(raw, -raw.ctypes.data % _ALIGNED)  # type: ignore[arg-type]
 
 
 def _from_shelf(size: int) -> Any:

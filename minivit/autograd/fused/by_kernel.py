@@ -78,7 +78,9 @@ def layer_norm_vjp(g: Any, x: Any, mu: Any, rstd: Any, weight: Any, needs: tuple
     if fast is None:
         return None
     xp = array_module(x)
-    gx, gw, gb = empty(x.shape, x.dtype, xp), None, None
+    gx = empty(x.shape, x.dtype, xp)
+    gw: Any = None
+    gb: Any = None
     parameters = needs[1] or needs[2]
     chunks = num_threads() if xp is np else min(len(rows), _GPU_CHUNKS) if parameters else len(rows)
     if parameters:

@@ -201,7 +201,7 @@ KERNEL layer_norm_vjp(size chunks, size rows, size D, const real *g, const real 
     ROWS(c, chunks) {
         float *gw = gweight + c * D, *gb = gbias + c * D;
         if (gweight) COLUMNS(j, D) { gw[j] = 0; gb[j] = 0; }
-        for (size r = c * rows / chunks; r < (c + 1) * rows / chunks; r++) {
+        for (size r = c * rows / chunks, end = (c + 1) * rows / chunks; r < end; r++) {
             const real *h = g + r * D, *v = x + r * D;
             real *out = gx + r * D;
             float m = mu[r], s = rstd[r];

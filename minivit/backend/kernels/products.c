@@ -88,15 +88,17 @@ ONE_COPY product(size I, size J, size K, const float *a, size ai, size ak, const
 
 // out = factor · xᵀ, (rows, n) -> (n, rows), its rows filled up with zeros to a multiple of WIDTH
 ONE_COPY transpose(size rows, size n, const float *x, size stride, float factor, float *out, size out_stride) {
-    size i = 0;
+    size done = 0;  // columns
 #ifndef __clang__  // which has no __builtin_shuffle
-    for (; i + WIDTH <= rows; i += WIDTH) {
-        size j = 0;
-        for (; j + WIDTH <= n; j += WIDTH) {  // a square: its halves change places, then the halves of these, and so on
+    for (; done + WIDTH <= n; done += WIDTH)
+        for (size i = 0; i < rows; i += WIDTH) {  // a square: its halves change places, then the halves of these, and so on
             vector square[WIDTH];
             bits at;
             UNROLL for (int r = 0; r < WIDTH; r++) at[r] = r;
-            UNROLL for (int r = 0; r < WIDTH; r++) square[r] = factor * *(const vector *)(x + (i + r) * stride + j);
+            UNROLL for (int r = 0; r < WIDTH; r++) {
+                square[r] = (vector){0};
+                if (i + r < rows) square[r] += factor * *(const vector *)(x + (i + r) * stride + done);
+            }
             UNROLL for (int half = WIDTH / 2; half; half /= 2)
                 UNROLL for (int r = 0; r < WIDTH; r++)
                     if (!(r & half)) {
@@ -104,16 +106,11 @@ ONE_COPY transpose(size rows, size n, const float *x, size stride, float factor,
                         square[r] = __builtin_shuffle(above, below, at + (((at & half) != 0) & (WIDTH - half)));
                         square[r + half] = __builtin_shuffle(above, below, at + half + (((at & half) != 0) & (WIDTH - half)));
                     }
-            UNROLL for (int r = 0; r < WIDTH; r++) *(vector *)(out + (j + r) * out_stride + i) = square[r];
+            UNROLL for (int r = 0; r < WIDTH; r++) *(vector *)(out + (done + r) * out_stride + i) = square[r];
         }
-        for (; j < n; j++)
-            for (size r = i; r < i + WIDTH; r++) out[j * out_stride + r] = factor * x[r * stride + j];
-    }
 #endif
-    for (; i < rows; i++)
-        for (size j = 0; j < n; j++) out[j * out_stride + i] = factor * x[i * stride + j];
-    for (; i < padded(rows); i++)
-        for (size j = 0; j < n; j++) out[j * out_stride + i] = 0;
+    for (size j = done; j < n; j++)
+        for (size i = 0; i < padded(rows); i++) out[j * out_stride + i] = i < rows ? factor * x[i * stride + j] : 0;
 }
 
 #define PANEL (MOST * WIDTH)  // columns of B that a tile takes
@@ -132,16 +129,19 @@ static void copy_columns(size I, size K, const float *a, size ak, float *out) {
 
 // B's block (K×J), panel after panel, the last one filled up with zeros
 static void copy_panels(size K, size J, const float *b, size bk, size bj, float *out) {
-    for (size j = 0; j < J; j += PANEL) {
-        size n = least(PANEL, J - j), N = padded(n);
-        float *panel = out + j * K;
-        if (bj != 1) transpose(n, K, b + j * bj, bj, 1, panel, N);
-        else
-            for (size k = 0; k < K; k++) {
-                COLUMNS(c, n) panel[k * N + c] = b[k * bk + j + c];
-                for (size c = n; c < N; c++) panel[k * N + c] = 0;
-            }
+    size whole = J / PANEL * PANEL, n = J - whole, N = padded(n);
+    if (bj != 1) {
+        for (size j = 0; j < whole; j += PANEL) transpose(PANEL, K, b + j * bj, bj, 1, out + j * K, PANEL);
+        if (n) transpose(n, K, b + whole * bj, bj, 1, out + whole * K, N);
     }
+    else
+        for (size k = 0; k < K; k++) {  // along the rows, as they lie in memory
+            const float *row = b + k * bk;
+            float *last = out + whole * K + k * N;
+            for (size j = 0; j < whole; j += PANEL) COLUMNS(c, PANEL) out[j * K + k * PANEL + c] = row[j + c];
+            COLUMNS(c, n) last[c] = row[whole + c];
+            for (size c = n; c < N; c++) last[c] = 0;
+        }
 }
 
 // C (I×J) = A (I×K) B (K×J) + plus, where A and B may be transposes: their elements are a[i·ai + k·ak] and b[k·bk + j·bj].
