@@ -47,7 +47,7 @@ def settle(most: float = 0.5, window: float = 0.005) -> None:
             return
 
 
-def alternate(candidates: Mapping[str, Callable[[], Any]], rounds: int = 10, min_seconds: float = 0.05) -> dict[str, Timing]:
+def alternate(candidates: Mapping[str, Callable[[], Any]], rounds: int = 10, min_seconds: float = 0.2) -> dict[str, Timing]:
     """Times each candidate once per round, in turn, each after a warm-up and from a quiet process.
 
     A candidate faster than `min_seconds` is called several times per round. One that takes over a second and over four
@@ -71,9 +71,11 @@ def alternate(candidates: Mapping[str, Callable[[], Any]], rounds: int = 10, min
 
 
 def _time(call: Callable[[], Any], calls: int) -> float:
-    """Seconds per call, from a quiet process."""
+    """Seconds per call, from a quiet process; of several calls, as a loop makes them, after one that is not counted."""
     gc.collect()
     settle()
+    if calls > 1:
+        call()
     start = time.perf_counter()
     for _ in range(calls):
         call()

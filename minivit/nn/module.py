@@ -103,7 +103,7 @@ class Module:
                 if id(value) not in seen:
                     seen.add(id(value))
                     yield value
-                    stack.extend(reversed(vars(value).values()))
+                    stack.extend([v for v in reversed(vars(value).values()) if isinstance(v, (Module, list, tuple, dict))])
             elif isinstance(value, list | tuple):
                 stack.extend(reversed(value))
             elif isinstance(value, dict):

@@ -7,6 +7,7 @@ its part.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ def attend(q: Any, k: Any, v: Any, scale: float, out: Any, log_total: Any) -> bo
     fast = kernel("attention", q, k, v, out, strided=True)
     if fast is None or not out.size or not k.size:
         return False
-    pieces = _pieces(q)
+    pieces = _pieces(*q.shape[:3], num_threads())
     fast(len(pieces), scale, pieces, _layout(q, k, v, out), q, k, v, out, log_total)
     return True
 
@@ -34,7 +35,7 @@ def attend_vjp(
     fast = kernel("attention_vjp", g, q, k, v, out, gq, gk, gv, strided=True)
     if fast is None or not out.size or not k.size:
         return False
-    pieces = _pieces(q)
+    pieces = _pieces(*q.shape[:3], num_threads())
     later = np.flatnonzero(pieces[:, 1]).tolist()  # those that do not begin a head
     more_gk, more_gv = (empty((len(pieces) if later else 0, *x.shape[2:]), x.dtype) for x in (gk, gv))
     layout = _layout(q, k, v, out, g, gq, gk, gv)
@@ -46,13 +47,14 @@ def attend_vjp(
     return True
 
 
-def _pieces(q: Any) -> np.ndarray:
+@lru_cache(64)  # every block of a model asks for the same
+def _pieces(B: int, h: int, N: int, threads: int) -> np.ndarray:
     """(head, first query, last + 1) of each, heads of all images counted through: so many that each core has its share."""
-    B, h, N, _ = q.shape
-    cuts = 1 if B * h % num_threads() == 0 or B * h >= 4 * num_threads() else min(num_threads(), N)
+    cuts = 1 if B * h % threads == 0 or B * h >= 4 * threads else min(threads, N)
     ends = np.arange(cuts + 1) * N // cuts
     pieces = np.empty((B * h, cuts, 3), np.int64)
     pieces[..., 0], pieces[..., 1], pieces[..., 2] = np.arange(B * h)[:, None], ends[:-1], ends[1:]
+    pieces.flags.writeable = False
     return pieces.reshape(-1, 3)
 
 
