@@ -88,6 +88,9 @@ def normal(*shape):
 # - *Elementwise work*: one operation per number and pass. Counting passes in the source gives 29 for GELU (exact), 22 for
 #   layer norm, 2 for the sum with the residual path. What must be moved are inputs, outputs and derivatives, once.
 #
+# In the last block only the class token is read: every token gives its key and value there, but only one asks, and the rest
+# of the block has one row for each image instead of N. So what comes after the keys is counted L - 1 times.
+#
 # The bytes are a lower bound: what a program moves that touches everything once. The ratio, operations per byte, is called
 # *arithmetic intensity*. We time each operation on one core, and the whole step on one and on all.
 
@@ -118,13 +121,13 @@ def attention(qkv):
 x, y = normal(B, N, D), normal(B, N, D)
 operations = {  # name: (how often, (operations, bytes, call))
     "linear D → 3D": (L, linear(D, 3 * D)),
-    "attention": (L, (14 * B * N**2 * D + 7 * B * h * N**2, 4 * 12 * M * D, both_ways(attention, (B, N, 3 * D)))),
-    "linear D → D": (L, linear(D, D)),
-    "linear D → 4D": (L, linear(D, 4 * D)),
-    "GELU": (L, (29 * 4 * M * D, 4 * 6 * 4 * M * D, both_ways(mv.ops.gelu, (B, N, 4 * D)))),
-    "linear 4D → D": (L, linear(4 * D, D)),
-    "layer norm": (2 * L, (22 * M * D, 4 * 5 * M * D, both_ways(mv.ops.layer_norm, (B, N, D), (D,), (D,)))),
-    "residual sum": (2 * L, (2 * M * D, 4 * 6 * M * D, lambda: (mv.ops.add(x, y), mv.ops.add(y, x)))),
+    "attention": (L - 1, (14 * B * N**2 * D + 7 * B * h * N**2, 4 * 12 * M * D, both_ways(attention, (B, N, 3 * D)))),
+    "linear D → D": (L - 1, linear(D, D)),
+    "linear D → 4D": (L - 1, linear(D, 4 * D)),
+    "GELU": (L - 1, (29 * 4 * M * D, 4 * 6 * 4 * M * D, both_ways(mv.ops.gelu, (B, N, 4 * D)))),
+    "linear 4D → D": (L - 1, linear(4 * D, D)),
+    "layer norm": (2 * L - 1, (22 * M * D, 4 * 5 * M * D, both_ways(mv.ops.layer_norm, (B, N, D), (D,), (D,)))),
+    "residual sum": (2 * L - 2, (2 * M * D, 4 * 6 * M * D, lambda: (mv.ops.add(x, y), mv.ops.add(y, x)))),
 }
 
 task = mv.bench.ROWS["train-vit-ti"]  # the whole step, as `minivit bench` times it

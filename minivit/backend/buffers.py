@@ -4,8 +4,8 @@ A fresh large array costs more than the arithmetic on it: the system maps its pa
 and takes them back when the array dies. `empty` hands out memory that an earlier array has left. Nothing has to be
 returned by hand: the memory comes back when the last view of the array is gone.
 
-How: the base of the array handed out is no array, so that it is itself what NumPy keeps alive as long as any view of it
-lives, and a weak reference to it puts its memory back on the shelf.
+How: the base of a view is the last array in the chain of bases. The base of the array handed out is no array, so all its views
+keep that array alive, and a weak reference to it puts the memory back on the shelf when the last one is gone.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def empty(shape: tuple[int, ...], dtype: Any, xp: Any = np) -> Any:
     if memory is None:
         memory = _fresh(size)
     else:
-        _on_shelf -= len(memory)
+        taken = len(memory)
+        _on_shelf -= taken
     array = np.ndarray(shape, dtype, memory)
     reference = weakref.ref(array, _take_back)
     _lent[id(reference)] = (reference, memory)
@@ -55,7 +56,7 @@ def empty(shape: tuple[int, ...], dtype: Any, xp: Any = np) -> Any:
 
 
 def _fresh(size: int) -> Any:
-    """Memory as an object that is no array, aligned, as NumPy's own is not."""
+    """Aligned memory, as NumPy's own is not, and no array; nor a memoryview, behind which NumPy would find the array."""
     from ctypes import c_char
 
     raw = np.empty(size + _ALIGNED, np.uint8)
@@ -83,7 +84,8 @@ def empty_like(x: Any, xp: Any = np) -> Any:
 def add(x: Any, y: Any, out: Any = None) -> Any:
     """x + y, or into `out`: of large arrays on all cores, and into memory that is used again."""
     if type(x) is np.ndarray and type(y) is np.ndarray and x.nbytes >= _SMALLEST:
-        fast = kernel("add", x, y) if x.shape == y.shape else None
+        into = x if out is None else out
+        fast = kernel("add", x, y, into) if x.shape == y.shape == into.shape else None
         if out is None:
             out = empty(np.broadcast(x, y).shape, np.result_type(x, y))
         if fast is not None:
@@ -94,7 +96,7 @@ def add(x: Any, y: Any, out: Any = None) -> Any:
 
 def zeros(shape: tuple[int, ...], dtype: Any, xp: Any = np) -> Any:
     """An array of zeros, like `xp.zeros`."""
-    if xp is not np:
+    if xp is not np or not isinstance(shape, tuple):
         return xp.zeros(shape, dtype)
     out = empty(shape, dtype)
     out.fill(0)
@@ -103,10 +105,11 @@ def zeros(shape: tuple[int, ...], dtype: Any, xp: Any = np) -> Any:
 
 def concatenate(arrays: tuple[Any, ...], axis: int) -> Any:
     """The arrays one after the other along an axis, like `xp.concatenate`."""
-    xp, first = array_module(*arrays), arrays[0]
-    if xp is not np or first.nbytes + arrays[-1].nbytes < _SMALLEST:
-        return xp.concatenate(arrays, axis=axis)
-    shape = list(first.shape)
+    if not all(type(a) is np.ndarray and a.ndim == arrays[0].ndim > 0 for a in arrays) or (
+        sum(a.nbytes for a in arrays) < _SMALLEST or axis is None or not -arrays[0].ndim <= axis < arrays[0].ndim
+    ):
+        return array_module(*arrays).concatenate(arrays, axis=axis)
+    shape = list(arrays[0].shape)
     shape[axis] = sum(a.shape[axis] for a in arrays)
     return np.concatenate(arrays, axis=axis, out=empty(tuple(shape), np.result_type(*arrays)))
 

@@ -63,7 +63,7 @@ def products(task: Task) -> list[Product]:
 
     # an attack wants the gradient of the pixels, training does not
     first = linear(B * patches, c.patch_size**2 * c.channels, D, input_gradient=attacking)
-    blocks = (c.depth - 1) * block(N) + block(1 if c.pool == "cls" else N)
+    blocks = (c.depth - 1) * block(N) + block(1 if c.pool == "cls" else N) if c.depth else []
     once = [*first, *blocks, *linear(B, D, c.num_classes)]
     return once * (STEPS if attacking else 1)
 

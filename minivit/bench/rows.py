@@ -52,7 +52,7 @@ _DIGITS = ViTConfig(image_size=8, patch_size=2, channels=1, embed_dim=64, depth=
 _MNIST = replace(_DIGITS, image_size=28, patch_size=4)
 _TINY, _SMALL, _BASE = (config(f"vit_{size}_patch16_224") for size in ("tiny", "small", "base"))
 _TOKENS = ViTConfig(embed_dim=192, depth=2, num_heads=3, num_classes=10)
-_LARGE = ("pytorch", "arrays")
+_LARGE = ("pytorch", "whole", "arrays")
 _NUMPY, _ATTACKS = (*_LARGE, "autograd", "mygrad"), (*_LARGE, "torchattacks", "foolbox")
 
 ROWS: dict[str, Task] = {

@@ -50,31 +50,33 @@ def settle(most: float = 0.5, window: float = 0.005) -> None:
 def alternate(candidates: Mapping[str, Callable[[], Any]], rounds: int = 10, min_seconds: float = 0.2) -> dict[str, Timing]:
     """Times each candidate once per round, in turn, each after a warm-up and from a quiet process.
 
-    A candidate faster than `min_seconds` is called several times per round. One that takes over a second and over four
+    A step is timed as one among others, as in a loop: one that takes less than a second comes after one that is not timed, and
+    one that takes less than `min_seconds` is made several times per round. What takes over a second and over four
     times as long as the first candidate is timed in three rounds only, spread over all.
     """
-    calls, turns, first = {}, {}, 0.0
+    calls, turns, before, first = {}, {}, {}, 0.0
     for name, call in candidates.items():
         took = _time(call, 1)
         if took < 1:  # the first call may have had to load or to allocate something
             took = _time(call, 1)
         first = first or took
+        before[name] = int(took < 1)
         calls[name] = max(1, int(min_seconds / max(took, 1e-9)))
         turns[name] = min(rounds, 3) if took > max(1, 4 * first) else rounds
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for i in range(rounds):
         for name, call in candidates.items():
             if i * turns[name] // rounds < (i + 1) * turns[name] // rounds:
-                seconds[name].append(_time(call, calls[name]))
+                seconds[name].append(_time(call, calls[name], before[name]))
     quartiles = {name: np.quantile(s, [0.25, 0.5, 0.75]).tolist() for name, s in seconds.items()}
     return {name: Timing(median, low, high, turns[name]) for name, (low, median, high) in quartiles.items()}
 
 
-def _time(call: Callable[[], Any], calls: int) -> float:
-    """Seconds per call, from a quiet process; of several calls, as a loop makes them, after one that is not counted."""
+def _time(call: Callable[[], Any], calls: int, before: int = 0) -> float:
+    """Seconds per call, from a quiet process, after some calls `before` that are not timed."""
     gc.collect()
     settle()
-    if calls > 1:
+    for _ in range(before):
         call()
     start = time.perf_counter()
     for _ in range(calls):

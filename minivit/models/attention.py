@@ -54,14 +54,14 @@ class MultiHeadSelfAttention(Module):
         queries: int | None = None,
     ) -> Any:
         """bias: (h, N, N), added to the scores. parts: takes the attention matrices (B, h, N, N) under `name`.
-        queries: of how many tokens, from the first, the result is wanted; without `parts`."""
+        queries: only the first so many tokens ask, and the result has their rows; None: all."""
         qkv = self.qkv(z)  # (B, N, D) @ (D, 3D) -> (B, N, 3D)
+        bias = bias if bias is None or queries is None else bias[..., :queries, :]
         if parts is None:
-            bias = bias if bias is None or queries is None else bias[..., :queries, :]
             heads = ops.multi_head_attention(qkv, bias, num_heads=self.num_heads, scale=self.scale, queries=queries)
         else:  # the reference, which forms the attention matrix as a value of its own
             q, k, v = ops.split_heads(qkv, self.num_heads)
-            parts[name] = ops.attention_probabilities(q, k, bias, self.scale)
+            parts[name] = ops.attention_probabilities(q[:, :, :queries], k, bias, self.scale)
             heads = ops.merge_heads(parts[name] @ v)  # (B, h, N, N) @ (B, h, N, d) -> (B, h, N, d) -> (B, N, D)
         return self.proj(heads)
 

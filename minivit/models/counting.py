@@ -15,22 +15,25 @@ from minivit.autograd import Tensor
 from minivit.autograd.engine import _ancestors
 from minivit.autograd.tensor import recording
 from minivit.backend import to_device
-from minivit.models.vit import ViT
+from minivit.models.encoder import all_tokens
 from minivit.nn.module import evaluating
 
 
 def count_macs(model: Callable[[Any], Tensor], image_shape: tuple[int, int, int]) -> int:
     """Multiply-accumulates of one forward pass on one image (H, W, C). "FLOPs" in papers usually means these.
 
-    Of a ViT, as papers count them: with all tokens of the last block, though its forward pass leaves out those that nobody
-    reads. `count_macs(lambda x: model(x), ...)` is without them.
+    As papers count them: with all tokens of a ViT's last block, though its forward pass leaves out those that nobody reads.
     """
     dtype, device = getattr(model, "dtype", np.float32), getattr(model, "device", "cpu")
     images = Tensor(to_device(np.zeros((1, *image_shape), dtype), device), requires_grad=True)
-    with evaluating(model), recording():
-        whole = isinstance(model, ViT) and type(model).forward is ViT.forward
-        logits = model(images, intermediates=True)[0] if whole else model(images)  # type: ignore[call-arg]
-    return sum(_macs(node) for node in _ancestors(logits.node))
+    with evaluating(model), recording(), all_tokens():
+        logits = model(images)
+    return macs_of(logits)
+
+
+def macs_of(result: Tensor) -> int:
+    """Multiply-accumulates of all products that this Tensor was computed from, as recorded."""
+    return sum(_macs(node) for node in _ancestors(result.node))
 
 
 def _macs(node: Any) -> int:

@@ -6,10 +6,13 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from minivit.models.attention import MultiHeadSelfAttention
-from minivit.nn import MLP, Dropout, DropPath, LayerNorm, Module
+from minivit.nn import MLP, Dropout, DropPath, LayerNorm, Linear, Module
 
 
 class EncoderBlock(Module):
@@ -49,8 +52,8 @@ class EncoderBlock(Module):
         queries: int | None = None,
     ) -> Any:
         """bias, parts: see `MultiHeadSelfAttention`; parts also takes the result, under `name`.
-        queries: of how many tokens, from the first, the result is wanted; None: of all. The others then still give their
-        keys and values, which is a quarter of a block's work, but no more: what follows treats each token by itself."""
+        queries: only the rows of the first so many tokens are computed, (B, queries, D); None: all. The others still give
+        their keys and values, and are done: what follows attention treats each token by itself."""
         attended = self.attn(self.norm1(z), bias, parts, f"{name}.attention", queries)
         z = z if queries is None else z[:, :queries]
         z = z + self.drop_path1(self.dropout(attended))
@@ -58,3 +61,31 @@ class EncoderBlock(Module):
         if parts is not None:
             parts[name] = z
         return z
+
+    def can_leave_out_tokens(self) -> bool:
+        """Whether `queries` gives the rows of the whole result: not if a part has been replaced, by one that may mix tokens or
+        look at all of them, nor while dropout draws its masks, which would be others, nor within `all_tokens()`."""
+        attn, mlp = self.attn, self.mlp
+        return not getattr(_ambient, "all_tokens", False) and (
+            _is(self, EncoderBlock) and _is(attn, MultiHeadSelfAttention) and _is(self.norm2, LayerNorm) and _is(mlp, MLP)
+            and _is(attn.proj, Linear) and _is(mlp.fc1, Linear) and _is(mlp.fc2, Linear)
+            and all(_is(d, DropPath) for d in (self.drop_path1, self.drop_path2))
+            and all(_is(d, Dropout) and not (d.training and d.p) for d in (self.dropout, mlp.dropout))
+        )
+
+
+def _is(part: Any, kind: type) -> bool:
+    return type(part) is kind and "forward" not in vars(part)
+
+
+_ambient = threading.local()
+
+
+@contextmanager
+def all_tokens() -> Iterator[None]:
+    """Within this block, and in this thread, a ViT computes all tokens of its last block: to count, and to compare."""
+    before, _ambient.all_tokens = getattr(_ambient, "all_tokens", False), True
+    try:
+        yield
+    finally:
+        _ambient.all_tokens = before

@@ -179,15 +179,9 @@ class ViT(Module):
         weights = 12 * self.config.depth * self.config.embed_dim**2
         random = self.training and (self.config.dropout or self.config.drop_path)
         work = batch * self.patch_embed.num_patches * weights  # multiply-accumulates, about
-        return weights <= _SMALL and work >= _WORTH_SHARES and not random and _as_we_made_it(self)
-
-    def _only_the_first_token_counts(self, last: Any) -> bool:
-        """Whether of the last block's result the class token's row is enough: it is all that the logits are computed from.
-
-        Not if dropout draws its masks, which would be others; nor, for all one knows, if somebody put a module or function
-        of their own in, to see all tokens there or to mix them.
-        """
-        return self.config.pool == "cls" and not (self.training and self.config.dropout) and _as_we_made_it(last)
+        return weights <= _SMALL and work >= _WORTH_SHARES and not random and all(
+            type(module).__module__.startswith("minivit.") and "forward" not in vars(module) for module in self.modules()
+        )
 
     def _logits(self, x: Any, parts: dict[str, Any] | None = None) -> Any:
         c, B = self.config, x.shape[0]
@@ -202,8 +196,9 @@ class ViT(Module):
             parts["embedded"] = z
         for i, block in enumerate(self.blocks):
             bias = self.biases[i]() if self.biases else None
-            if i == c.depth - 1 and parts is None and self._only_the_first_token_counts(block):
-                z = block(z, bias, queries=1)
+            last = i == len(self.blocks) - 1
+            if last and parts is None and c.pool == "cls" and isinstance(block, EncoderBlock) and block.can_leave_out_tokens():
+                z = block(z, bias, queries=1)  # the logits are made of the class token's row alone
             else:
                 z = block(z, bias, parts, f"block{i}")
         # layer norm treats every token by itself, so the class token can be read before it: the same, and less work
@@ -220,11 +215,6 @@ class ViT(Module):
     def to_config(self) -> dict[str, Any]:
         """The settings as plain data, for a checkpoint."""
         return asdict(self.config)
-
-
-def _as_we_made_it(module: Module) -> bool:
-    """Whether nothing within a module of this package is somebody else's."""
-    return all(type(m).__module__.startswith("minivit.") and "forward" not in vars(m) for m in module.modules())
 
 
 def _is_count(value: Any) -> bool:

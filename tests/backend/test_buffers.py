@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minivit.backend import buffers, empty, empty_like
+import minivit as mv
+from minivit.backend import add, buffers, concatenate, empty, empty_like, zeros
 
 LARGE = 1 << 18  # bytes, well above the size from which memory is pooled
 
@@ -218,3 +219,53 @@ def test_a_little_less_is_served_from_a_little_more():
     c = empty((LARGE * 8,), np.uint8)
     assert address(c) != where
     assert on_shelf() == LARGE * 10
+
+
+# ---- what is written into memory used again ----
+
+
+def pooled(a):
+    """Whether the array lies in memory that comes back."""
+    return any(address(a) == address(np.frombuffer(memory, np.uint8)) for _, memory in buffers._lent.values())
+
+
+@pytest.mark.parametrize(("x", "y"), [
+    ((128, 50, 64), (128, 50, 64)), ((128, 50, 64), (1, 50, 64)), ((128, 50, 64), (64,)), ((300, 1, 64), (1, 40, 1)),
+    ((3, 4), (4,)),
+])  # fmt: skip
+@pytest.mark.parametrize("dtypes", [("float32", "float32"), ("float32", "float64"), ("int64", "float32")])
+def test_add_is_numpys_sum(x, y, dtypes):
+    rng = np.random.default_rng(0)
+    x, y = ((10 * rng.standard_normal(shape)).astype(dtype) for shape, dtype in zip((x, y), dtypes))
+    found, expected = add(x, y), x + y
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+    assert pooled(found) == (x.nbytes >= 1 << 16)
+    out = np.empty_like(expected)
+    assert add(x, y, out=out) is out
+    np.testing.assert_array_equal(out, expected)
+
+
+def test_zeros_are_zeros_in_memory_that_was_not():
+    a = empty((300, 300), "float32")
+    a.fill(5)
+    where = address(a)
+    del a
+    found = zeros((300, 300), "float32")
+    assert address(found) == where
+    assert not found.any()
+    assert not zeros((3,), "float64").any()
+
+
+def test_concatenate_is_numpys():
+    rng = np.random.default_rng(0)
+    a, b, c = (rng.standard_normal((40, n, 30)).astype(dtype) for n, dtype in ((1, "float32"), (50, "float32"), (7, "float64")))
+    for arrays, axis in (((a, b), 1), ((a, b, c), -2), ((b, b), 0), ((a, a), 2), ((a,), 1)):
+        found, expected = concatenate(arrays, axis), np.concatenate(arrays, axis)
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+        assert pooled(found) == (expected.nbytes >= 1 << 16)
+    np.testing.assert_array_equal(concatenate(([1, 2], [3]), 0), [1, 2, 3])
+    for arrays, axis in (((a, b), 0), ((a, b), 3), ((b, b[0]), 0), ((), 0)):
+        with pytest.raises(ValueError, match=r"concatenat|dimension"):
+            mv.ops.concatenate(*arrays, axis=axis)

@@ -122,6 +122,38 @@ def test_attention_at_the_edges_of_its_tiles(threads, B, h, N, M, d, dv):
 
 
 @compiled
+@pytest.mark.parametrize("queries", [1, 16, 39])
+def test_attention_of_the_first_tokens_only(threads, queries):
+    qkv, g = normal(3, 40, 3 * 2 * 20), normal(3, queries, 2 * 20)
+    found, expected = [], []
+    for dtype, results, f in (("float32", found, mv.ops.multi_head_attention),
+                              ("float64", expected, mv.ops.multi_head_attention.reference)):
+        x = mv.Tensor(qkv.astype(dtype), requires_grad=True)
+        y = f(x, num_heads=2, queries=queries)
+        results += [y.data, mv.grad(y, [x], g.astype(dtype))[0].data]
+    for a, b in zip(found, expected):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_the_gradient_where_nobody_asks_is_zero():
+    q, k = mv.Tensor(normal(1, 2, 0, 4), requires_grad=True), mv.Tensor(normal(1, 2, 5, 4), requires_grad=True)
+    y = mv.ops.scaled_dot_product_attention(q, k, k)
+    np.testing.assert_array_equal(mv.grad(y.sum(), [k])[0].data, 0)
+
+
+@compiled
+def test_a_bias_of_one_number(threads):
+    """With one chunk, as for weights so large that they are divided: one thread adds up the bias' gradient."""
+    rows = 20_000  # enough to wake the threads
+    x, w, g = whole(rows, 1), whole(1, 1), whole(rows, 1)
+    for _ in range(20):
+        gw, gb = np.empty((1, 1), np.float32), np.empty(1, np.float32)
+        kernel("linear_vjp", g)(1, rows, 1, 1, g, x, w, None, gw, gb, None)
+        assert gb[0] == g.sum()
+        assert gw[0, 0] == (x * g).sum()
+
+
+@compiled
 def test_attention_of_views_and_of_no_tokens(threads):
     packed = normal(3, 40, 3 * 2 * 20)
     whole = mv.ops.multi_head_attention(packed, num_heads=2)
@@ -237,6 +269,7 @@ def whole(*shape):
 @pytest.mark.parametrize(("rows", "K", "J"), [
     (1, 1, 1), (2, 300, 5), (1500, 20, 64), (1029, 64, 20), (0, 4, 3), (64, 64, 64), (5, 7, 96), (31, 16, 48), (47, 33, 18),
     (390, 1100, 48), (33, 1030, 800), (800, 385, 113), (7, 64, 1600), (13, 900, 1000), (194, 401, 386),
+    (801, 385, 113), (1602, 320, 330),
 ])  # on either side of every tile, panel and block of products.c
 def test_linear_of_any_shape(threads, rows, K, J):
     x, w, b, g = whole(rows, K), whole(K, J), whole(J), whole(rows, J)

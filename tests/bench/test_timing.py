@@ -17,7 +17,7 @@ def test_candidates_take_turns_and_the_slower_is_slower():
         time.sleep(seconds)
 
     timings = mv.bench.alternate({"a": lambda: pause("a", 0.004), "b": lambda: pause("b", 0.012)}, rounds=3, min_seconds=0)
-    assert calls == ["a", "a", "b", "b", *["a", "b"] * 3]  # a warm-up and a first look, then in turn
+    assert calls == ["a", "a", "b", "b", *["a", "a", "b", "b"] * 3]  # a warm-up and a first look, then in turn, twice
     assert timings["a"].median < timings["b"].median
     assert timings["a"].low <= timings["a"].median <= timings["a"].high
     assert timings["a"].rounds == 3
@@ -25,23 +25,23 @@ def test_candidates_take_turns_and_the_slower_is_slower():
 
 def test_a_quick_candidate_is_called_several_times_a_round(monkeypatch):
     asked = []
-    monkeypatch.setattr(timing, "_time", lambda call, calls: asked.append(calls) or 0.001)
+    monkeypatch.setattr(timing, "_time", lambda call, *calls: asked.append(calls) or 0.001)
     mv.bench.alternate({"a": lambda: None}, rounds=2, min_seconds=0.02)
-    assert asked == [1, 1, 20, 20]
+    assert asked == [(1,), (1,), (20, 1), (20, 1)]  # each time after one that is not timed
 
 
-def test_seconds_are_per_call():
-    calls = []
-    seconds = timing._time(lambda: calls.append(time.sleep(0.01)), 5)
-    assert len(calls) == 6  # the first is not counted
-    assert seconds < 0.03  # far from 0.05, also on a busy machine
-    timing._time(lambda: calls.append(None), 1)
-    assert len(calls) == 7
+def test_seconds_are_per_call_without_those_before(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(timing, "settle", lambda: None)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    took = iter([100, 30, 1, 2, 3])
+    call = lambda: now.__setitem__(0, now[0] + next(took))  # noqa: E731
+    assert timing._time(call, 3, before=2) == 2
 
 
 def test_a_slow_candidate_has_three_rounds_spread_over_all(monkeypatch):
     order = []
-    monkeypatch.setattr(timing, "_time", lambda call, calls: call())
+    monkeypatch.setattr(timing, "_time", lambda call, *calls: call())
 
     def took(name, seconds):
         order.append(name)
@@ -101,7 +101,7 @@ def test_the_next_one_starts_from_a_quiet_process(monkeypatch):
     order = []
     monkeypatch.setattr(timing, "settle", lambda: order.append("-"))
     mv.bench.alternate({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=2, min_seconds=0)
-    assert "".join(order) == "-a-a-b-b" + 2 * "-a-b"
+    assert "".join(order) == "-a-a-b-b" + 2 * "-aa-bb"
 
 
 def test_cores_of_others_leaves_out_our_own(monkeypatch):

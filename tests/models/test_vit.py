@@ -7,9 +7,10 @@ import pytest
 
 import minivit as mv
 import minivit.backend.kernels as kernels
+from minivit.models.encoder import all_tokens
 from minivit.models.vit import ViTConfig
 from minivit.nn import init
-from tests.models.small import POSITIONS, SMALL, pictures, small
+from tests.models.small import POSITIONS, SMALL, perturb, pictures, small
 
 erf = np.vectorize(math.erf)
 LABELS = np.array([1, 4])
@@ -157,8 +158,8 @@ def test_the_last_block_computes_what_the_logits_read(position):
     model, x = small(position=position, depth=2), mv.Tensor(pictures(), requires_grad=True)
     short, rows = rows_of_the_last_block(model, x)
     assert rows == 1
-    model.blocks[-1].forward = model.blocks[-1].forward  # from now on it might be anybody's
-    whole, rows = rows_of_the_last_block(model, x)
+    with all_tokens():
+        whole, rows = rows_of_the_last_block(model, x)
     assert rows == 7
     np.testing.assert_allclose(short.data, whole.data, rtol=1e-12)
     targets = [*model.parameters(), x]
@@ -166,21 +167,69 @@ def test_the_last_block_computes_what_the_logits_read(position):
         np.testing.assert_allclose(a.data, b.data, rtol=1e-9, atol=1e-14)
 
 
-def test_all_tokens_where_they_may_be_read():
-    class Watched(mv.models.EncoderBlock):
-        def forward(self, z, bias=None, parts=None, name="block"):
-            self.shape = z.shape
-            return super().forward(z, bias, parts, name)
+def centered(z):
+    return z - z.mean(axis=1, keepdims=True)  # mixes tokens
 
-    model = small(pool="mean")
-    assert rows_of_the_last_block(model, pictures())[1] == 6
+
+class Watched(mv.models.EncoderBlock):
+    def forward(self, z, bias=None, parts=None, name="block"):
+        return centered(super().forward(z, bias, parts, name))
+
+
+class Mixing(mv.nn.Module):
+    def forward(self, z):
+        return centered(z)
+
+
+CHANGES = {
+    "a block more": lambda m: m.blocks.append(mv.models.EncoderBlock(12, 3, 20)),
+    "a block less": lambda m: m.blocks.pop(),
+    "a subclass": lambda m: m.blocks.__setitem__(-1, Watched(12, 3, 20)),
+    "a function for a block": lambda m: m.blocks.__setitem__(-1, lambda z, *_: centered(z)),
+    "a forward of its own": lambda m: setattr(m.blocks[-1], "forward", lambda z, *_: centered(z)),
+    "a function for a part": lambda m: setattr(m.blocks[-1], "mlp", centered),
+    "a module for a part": lambda m: setattr(m.blocks[-1], "norm2", Mixing()),
+    "one of this package that mixes": lambda m: setattr(m.blocks[-1], "mlp", mv.models.MultiHeadSelfAttention(12, 3)),
+    "deep within": lambda m: setattr(m.blocks[-1].mlp, "fc2", lambda z: centered(z)[..., :12]),
+    "deep within attention": lambda m: setattr(m.blocks[-1].attn, "proj", centered),
+    "for a dropout": lambda m: setattr(m.blocks[-1], "dropout", centered),
+    "for a drop path": lambda m: setattr(m.blocks[-1], "drop_path1", Mixing()),
+    "a dropout that goes on in evaluation": lambda m: (setattr(m.blocks[-1].dropout, "p", 0.5), m.blocks[-1].dropout.train()),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_model_that_was_changed_computes_what_it_says(change):
+    model, x = small().eval(), pictures()
+    change(model)
+    model.to(dtype="float64")
+    with all_tokens():
+        whole = model(x)
+    np.testing.assert_allclose(model(x).data, whole.data, rtol=1e-12, atol=1e-14)
+
+
+def test_all_tokens_where_they_are_read():
+    assert rows_of_the_last_block(small(pool="mean"), pictures())[1] == 6
     model = small(dropout=0.5)  # whose masks would be others
     assert rows_of_the_last_block(model, pictures())[1] == 7
     assert rows_of_the_last_block(model.eval(), pictures())[1] == 1
-    model.blocks[-1] = Watched(12, 3, 24)
-    model.to(dtype="float64")
-    assert rows_of_the_last_block(model, pictures())[1] == 7
     assert small(depth=0)(pictures()).shape == (2, 5)
+
+
+def test_a_block_asked_for_some_tokens_gives_their_rows():
+    block = perturb(mv.models.EncoderBlock(12, 3, 20)).to(dtype="float64")
+    rng = np.random.default_rng(0)
+    z, bias = rng.standard_normal((2, 7, 12)), rng.standard_normal((3, 7, 7))
+    for b in (None, bias):
+        whole = block(mv.Tensor(z), b).data
+        for n in (1, 3, 7):
+            np.testing.assert_allclose(block(mv.Tensor(z), b, queries=n).data, whole[:, :n], rtol=1e-12)
+            parts = {}
+            np.testing.assert_allclose(block(mv.Tensor(z), b, parts, queries=n).data, whole[:, :n], rtol=1e-12)
+            assert parts["block.attention"].shape == (2, 3, n, 7)
+    for n in (0, 8, -1):
+        with pytest.raises(ValueError, match="queries: expected 1 to 7"):
+            block(mv.Tensor(z), queries=n)
 
 
 @pytest.mark.parametrize("pool", ["cls", "mean"])

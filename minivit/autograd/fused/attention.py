@@ -74,7 +74,7 @@ def multi_head_attention(qkv, bias=None, *, num_heads, scale=None, queries=None,
         bias: (h, N, N) or (N, N), added to the scores; (h, queries, N) or (queries, N) with `queries`.
         num_heads: h; must divide D.
         scale: by default 1/√(D/h).
-        queries: how many tokens ask, the first so many; None: all N.
+        queries: only the first so many tokens ask, 1 to N; None: all.
 
     Returns:
         (B, N, D) or (B, queries, D): Concat(head_1, ..., head_h), before the output projection.
@@ -83,6 +83,8 @@ def multi_head_attention(qkv, bias=None, *, num_heads, scale=None, queries=None,
     if qkv.ndim != 3 or qkv.shape[-1] % (3 * num_heads):
         raise ValueError(f"expected qkv of shape (batch, tokens, 3·width) with {num_heads} heads dividing the width, "
                          f"got {qkv.shape}")
+    if queries is not None and not 1 <= queries <= qkv.shape[1]:
+        raise ValueError(f"queries: expected 1 to {qkv.shape[1]}, the number of tokens, or None, got {queries}")
     q, k, v = _head_views(qkv, 3, num_heads)
     q = q[:, :, :queries]
     B, h, N, d = q.shape
@@ -188,6 +190,10 @@ def _attend_vjp(g, q, k, v, bias, out, scale, log_total, gq, gk, gv, gbias):
     xp = array_module(q)
     (B, h, N, d), M = q.shape, k.shape[2]
     scale = 1 / math.sqrt(d) if scale is None else scale
+    if not out.size:  # nobody asked
+        for x in (gq, gk, gv):
+            x[...] = 0
+        return
     if bias is None and attention_by_kernel.attend_vjp(g, q, k, v, out, scale, log_total, gq, gk, gv):
         return
     wide = products.wide(q.dtype)

@@ -199,7 +199,7 @@ KERNEL layer_norm(size rows, size D, float eps, const real *x, const real *weigh
 KERNEL layer_norm_vjp(size chunks, size rows, size D, const real *g, const real *x, const float *mu, const float *rstd,
                       const real *weight, real *gx, float *gweight, float *gbias) {
     ROWS(c, chunks) {
-        float *gw = gweight + c * D, *gb = gbias + c * D;
+        float *gw = gweight ? gweight + c * D : 0, *gb = gweight ? gbias + c * D : 0;
         if (gweight) COLUMNS(j, D) { gw[j] = 0; gb[j] = 0; }
         for (size r = c * rows / chunks, end = (c + 1) * rows / chunks; r < end; r++) {
             const real *h = g + r * D, *v = x + r * D;

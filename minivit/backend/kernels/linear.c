@@ -26,11 +26,11 @@ KERNEL linear_vjp(size chunks, size rows, size K, size J, const real *g, const r
     }
     if (chunks > 1) ROWS(c, chunks) {
         real *gw = c ? more + (c - 1) * (K + 1) * J : gweight, *gb = c ? gw + K * J : gbias;
-        size end = rows * (c + 1) / chunks;
-        for (size first = rows * c / chunks, r = first, n; r < end; r += n) {  // as many as are read from memory only once
-            n = least(DEPTH, end - r);
-            if (gbias) multiply(1, J, n, &one, 0, 0, g + r * J, J, 1, r > first ? gb : 0, 0, gb, J);
-            if (gweight) multiply(K, J, n, x + r * K, 1, K, g + r * J, J, 1, r > first ? gw : 0, J, gw, J);
+        size first = rows * c / chunks, of = rows * (c + 1) / chunks - first, steps = (of + DEPTH - 1) / DEPTH;
+        for (size s = 0; s < steps; s++) {  // so few rows that they are read from memory only once
+            size r = first + of * s / steps, n = first + of * (s + 1) / steps - r;
+            if (gbias) multiply(1, J, n, &one, 0, 0, g + r * J, J, 1, s ? gb : 0, 0, gb, J);
+            if (gweight) multiply(K, J, n, x + r * K, 1, K, g + r * J, J, 1, s ? gw : 0, J, gw, J);
         }
     }
     if (chunks == 1 && gweight) {
@@ -39,7 +39,7 @@ KERNEL linear_vjp(size chunks, size rows, size K, size J, const real *g, const r
     }
     if (chunks == 1 && gbias) {
         SHARES(1, J);
-        multiply(1, j_end - j, rows, &one, 0, 0, g + j, J, 1, 0, 0, gbias + j, J);
+        multiply(i_end - i, j_end - j, rows, &one, 0, 0, g + j, J, 1, 0, 0, gbias + j, J);
     }
 }
 

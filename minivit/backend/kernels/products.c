@@ -114,10 +114,11 @@ ONE_COPY transpose(size rows, size n, const float *x, size stride, float factor,
 }
 
 #define PANEL (MOST * WIDTH)  // columns of B that a tile takes
+// Chosen by trying, on a processor with 48 KB of first and 2 MB of second cache.
 #define DEPTH 400             // of the sums, at most, between two additions to C: A's and B's blocks are then in the second cache
-#define FAR 300               // numbers between two columns of a transpose: beyond it they are in each other's way in a cache
+#define FAR 300               // numbers between two columns of a transpose: beyond it they share few sets of the first cache
 #define ACROSS 384            // columns of B's block
-#define DOWN 96               // rows of A's block: each is in a page of its own, and a processor keeps the places of some 96
+#define DOWN 96               // rows of A's block, often in as many pages: the places of so many are kept at hand (TLB)
 #define FEW 32                // rows: with fewer, copying B takes longer than what it gains
 
 // A's block (I×K), of a transpose: its columns one after the other. Their distance keeps them out of each other's way.
@@ -145,7 +146,7 @@ static void copy_panels(size K, size J, const float *b, size bk, size bj, float 
 }
 
 // C (I×J) = A (I×K) B (K×J) + plus, where A and B may be transposes: their elements are a[i·ai + k·ak] and b[k·bk + j·bj].
-// plus may be C itself; with pi = 0, one row to be added to all; or 0: nothing.
+// plus may be C itself; with pi = 0, one row to be added to all; or 0: nothing. K is at least 1.
 ONE_COPY multiply(size I, size J, size K, const float *a, size ai, size ak, const float *b, size bk, size bj,
                   const float *plus, size pi, float *c, size ci) {
     int copy_a = ak > FAR && I > FEW, copy_b = bj != 1 || I > FEW || J % WIDTH;

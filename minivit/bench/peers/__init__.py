@@ -12,13 +12,13 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 
 from minivit.backend import kernels_on_cpu
-from minivit.bench.peers import array_code, autograd_vit, mygrad_vit, torch_attacks, torch_vit
+from minivit.bench.peers import autograd_vit, mygrad_vit, own, torch_attacks, torch_vit
 from minivit.bench.rows import Candidate, Problem
 
 
 @dataclass(frozen=True)
 class Peer:
-    """Another library, or minivit without its kernels: what it imports, how it makes its candidate, and which GELU it can do
+    """Another library, or minivit in another way: what it imports, how it makes its candidate, and which GELU it can do
     without writing an erf."""
 
     imports: tuple[str, ...]
@@ -33,7 +33,8 @@ PEERS = {
     "mygrad": Peer(("mygrad",), mygrad_vit.candidate, gelu="tanh"),
     "torchattacks": Peer(("torchattacks", "torch"), torch_attacks.by_torchattacks),
     "foolbox": Peer(("foolbox", "torch"), torch_attacks.by_foolbox),
-    "arrays": Peer(("minivit",), array_code.candidate, here=kernels_on_cpu),
+    "whole": Peer(("minivit",), own.whole),
+    "arrays": Peer(("minivit",), own.arrays, here=kernels_on_cpu),
 }
 
 
