@@ -127,7 +127,7 @@ def warn_of_probabilities(logits: np.ndarray) -> None:
     """A softmax inside the model flattens the loss (its gradient fades, and the attack looks weak): say so."""
     if logits.min() >= 0 and logits.max() <= 1 and np.abs(logits.sum(axis=1) - 1).max() < 1e-5:
         warnings.warn("model: it returns probabilities (rows in [0, 1] that sum to 1), expected logits; the attack will "
-                      "be weaker than it could be: leave out the model's last softmax", stacklevel=4)
+                      "be weaker than it could be: leave out the model's last softmax", stacklevel=3)
 
 
 def indices(index: Any, n: int) -> np.ndarray:

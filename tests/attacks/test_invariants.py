@@ -132,6 +132,10 @@ def test_keep_best_is_the_best_of_all_that_was_seen(seed, norm, targeted):
     last = mv.attacks.pgd(model, x, y, steps=5, random_start=False, targets=targets, keep="last", **options)
     np.testing.assert_array_equal(last.x_adv, walk[-1][0])
     np.testing.assert_allclose(last.history[0], [loss.mean() for _, loss, _ in walk], rtol=1e-12)
+    best, last = (mv.attacks.pgd(model, x, y, steps=5, seed=seed, targets=targets, keep=k, **options) for k in ("best", "last"))
+    np.testing.assert_array_equal(best.history, last.history)  # the same walk from a random start
+    np.testing.assert_array_equal(best.prediction, r.prediction)
+    np.testing.assert_allclose(last.loss.mean(), last.history[0, -1], rtol=1e-9)  # x, though it may be better, is no candidate
 
 
 @few
