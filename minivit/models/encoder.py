@@ -54,7 +54,8 @@ class EncoderBlock(Module):
         """bias, parts: see `MultiHeadSelfAttention`; parts also takes the result, under `name`.
         queries: only the rows of the first so many tokens are computed, (B, queries, D); None: all. The others still give
         their keys and values, and are done: what follows attention treats each token by itself."""
-        attended = self.attn(self.norm1(z), bias, parts, f"{name}.attention", queries)
+        asked = {} if queries is None else {"queries": queries}
+        attended = self.attn(self.norm1(z), bias, parts, f"{name}.attention", **asked)
         z = z if queries is None else z[:, :queries]
         z = z + self.drop_path1(self.dropout(attended))
         z = z + self.drop_path2(self.mlp(self.norm2(z)))

@@ -187,6 +187,7 @@ CHANGES = {
     "a subclass": lambda m: m.blocks.__setitem__(-1, Watched(12, 3, 20)),
     "a function for a block": lambda m: m.blocks.__setitem__(-1, lambda z, *_: centered(z)),
     "a forward of its own": lambda m: setattr(m.blocks[-1], "forward", lambda z, *_: centered(z)),
+    "attention of one's own": lambda m: setattr(m.blocks[0], "attn", lambda z, bias, parts, name: centered(z)),
     "a function for a part": lambda m: setattr(m.blocks[-1], "mlp", centered),
     "a module for a part": lambda m: setattr(m.blocks[-1], "norm2", Mixing()),
     "one of this package that mixes": lambda m: setattr(m.blocks[-1], "mlp", mv.models.MultiHeadSelfAttention(12, 3)),
