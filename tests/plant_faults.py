@@ -69,6 +69,7 @@ EQUIVALENT: dict[tuple[str, str], str] = {
             "if False: return"): _KERNEL for op in ("scaled_dot_product_attention", "multi_head_attention")},
     **{(op, fault): _HALF for fault in ("a.astype(q.dtype, copy=False)  ->  a", "gs.astype(q.dtype, copy=False)  ->  gs",
                                         "False  ->  True") for op in ("scaled_dot_product_attention", "multi_head_attention")},
+    ("scaled_dot_product_attention", "empty if out.size else zeros  ->  zeros"): "all of them are written over: only slower",
     ("layer_norm", "0  ->  1"): "stands for a gradient that nobody needs; the engine drops it",
     ("engine", "if owned and (not create_graph) and total.ndim: return (add(total, g, out=total), True)  ->  "
                "if False: return (add(total, g, out=total), True)"): _SPEED,

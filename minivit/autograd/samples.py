@@ -309,7 +309,7 @@ def _cross_entropy(rng):
 @sampler("scaled_dot_product_attention")
 def _attention(rng):
     B, h, M, d, dv = (int(i) for i in rng.integers(1, 4, 5))
-    N = int(rng.integers(1, 12))
+    N = int(rng.integers(0, 12))
     args = (_normal(rng, B, h, N, d), _normal(rng, B, h, M, d), _normal(rng, B, h, M, dv))
     bias = _bias(rng, h, N, M)
     return Sample((*args, bias), {"scale": _scale(rng)}, (0, 1, 2) if bias is None else (0, 1, 2, 3))

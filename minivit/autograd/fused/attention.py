@@ -15,7 +15,7 @@ import numpy as np
 from minivit.autograd.fused import attention_by_kernel, fused
 from minivit.autograd.fused.softmax import softmax
 from minivit.autograd.primitives import getitem, matmul, reshape, swapaxes, transpose
-from minivit.backend import array_module, empty, for_pieces, kernel, products
+from minivit.backend import array_module, empty, for_pieces, kernel, products, zeros
 
 
 def attention_probabilities(q, k, bias=None, scale=None):
@@ -54,7 +54,8 @@ def scaled_dot_product_attention(q, k, v, bias=None, *, scale=None, keep=False):
 @scaled_dot_product_attention.vjp
 def _(g, q, k, v, bias, out, scale, log_total, needs):
     xp = array_module(g)
-    gq, gk, gv = (empty(x.shape, x.dtype, xp) for x in (q, k, v))
+    make = empty if out.size else zeros  # where nobody asks, nothing is written
+    gq, gk, gv = (make(x.shape, x.dtype, xp) for x in (q, k, v))
     gbias = xp.zeros_like(bias) if needs[3] else None
     _attend_vjp(g, q, k, v, bias, out, scale, log_total, gq, gk, gv, gbias)
     return gq, gk, gv, gbias
@@ -190,10 +191,6 @@ def _attend_vjp(g, q, k, v, bias, out, scale, log_total, gq, gk, gv, gbias):
     xp = array_module(q)
     (B, h, N, d), M = q.shape, k.shape[2]
     scale = 1 / math.sqrt(d) if scale is None else scale
-    if not out.size:  # nobody asked
-        for x in (gq, gk, gv):
-            x[...] = 0
-        return
     if bias is None and attention_by_kernel.attend_vjp(g, q, k, v, out, scale, log_total, gq, gk, gv):
         return
     wide = products.wide(q.dtype)
