@@ -105,10 +105,9 @@ def zeros(shape: tuple[int, ...], dtype: Any, xp: Any = np) -> Any:
 
 def concatenate(arrays: tuple[Any, ...], axis: int) -> Any:
     """The arrays one after the other along an axis, like `xp.concatenate`."""
-    if not all(type(a) is np.ndarray and a.ndim == arrays[0].ndim > 0 for a in arrays) or (
-        sum(a.nbytes for a in arrays) < _SMALLEST or axis is None or not -arrays[0].ndim <= axis < arrays[0].ndim
-    ):
-        return array_module(*arrays).concatenate(arrays, axis=axis)
+    alike = all(type(a) is np.ndarray and a.ndim == arrays[0].ndim for a in arrays)
+    if not alike or sum(a.nbytes for a in arrays) < _SMALLEST or axis not in range(-arrays[0].ndim, arrays[0].ndim):
+        return array_module(*arrays).concatenate(arrays, axis=axis)  # small, of a GPU, or wrong, and then it says so
     shape = list(arrays[0].shape)
     shape[axis] = sum(a.shape[axis] for a in arrays)
     return np.concatenate(arrays, axis=axis, out=empty(tuple(shape), np.result_type(*arrays)))

@@ -45,8 +45,7 @@ def _macs(node: Any) -> int:
         return math.prod(max(shapes, key=len)[:-2]) * n * d * shapes[1][-1]  # (..., n, d) @ (..., d, e), "..." perhaps once
     if name == "multi_head_attention":
         B, N, D3 = shapes[0]
-        queries = len(range(N)[: node.options["queries"]])
-        return 2 * B * queries * N * D3 // 3  # Q Kᵀ and A V
+        return 2 * B * (node.options["queries"] or N) * N * D3 // 3  # Q Kᵀ and A V
     if name == "scaled_dot_product_attention":
         (B, h, N, d), (_, _, M, _), (_, _, _, e) = shapes[:3]
         return B * h * N * M * (d + e)

@@ -183,7 +183,6 @@ class Mixing(mv.nn.Module):
 
 CHANGES = {
     "a block more": lambda m: m.blocks.append(mv.models.EncoderBlock(12, 3, 20)),
-    "a block less": lambda m: m.blocks.pop(),
     "a subclass": lambda m: m.blocks.__setitem__(-1, Watched(12, 3, 20)),
     "a function for a block": lambda m: m.blocks.__setitem__(-1, lambda z, *_: centered(z)),
     "a forward of its own": lambda m: setattr(m.blocks[-1], "forward", lambda z, *_: centered(z)),

@@ -26,9 +26,9 @@ KERNEL linear_vjp(size chunks, size rows, size K, size J, const real *g, const r
     }
     if (chunks > 1) ROWS(c, chunks) {
         real *gw = c ? more + (c - 1) * (K + 1) * J : gweight, *gb = c ? gw + K * J : gbias;
-        size first = rows * c / chunks, of = rows * (c + 1) / chunks - first, steps = (of + DEPTH - 1) / DEPTH;
+        size first = rows * c / chunks, count = rows * (c + 1) / chunks - first, steps = (count + DEPTH - 1) / DEPTH;
         for (size s = 0; s < steps; s++) {  // so few rows that they are read from memory only once
-            size r = first + of * s / steps, n = first + of * (s + 1) / steps - r;
+            size r = first + count * s / steps, n = first + count * (s + 1) / steps - r;
             if (gbias) multiply(1, J, n, &one, 0, 0, g + r * J, J, 1, s ? gb : 0, 0, gb, J);
             if (gweight) multiply(K, J, n, x + r * K, 1, K, g + r * J, J, 1, s ? gw : 0, J, gw, J);
         }
