@@ -64,7 +64,9 @@ EQUIVALENT: dict[tuple[str, str], str] = {
        "of a whole head the share is the gradient itself: it is written onto itself"
        for op in ("scaled_dot_product_attention", "multi_head_attention")},
     **{(op, "if fast is not None: return fast  ->  if False: return fast"): _KERNEL
-       for op in ("gelu", "layer_norm", "linear", "softmax")},
+       for op in ("gelu", "layer_norm", "linear", "softmax", "residual_attention", "residual_mlp")},
+    **{(op, "True  ->  False"): "the rules of layer norm and of attention give ∂x whether it is asked for or not"
+       for op in ("residual_attention", "residual_mlp")},
     **{(op, "if bias is None and attention_by_kernel.attend_vjp(g, q, k, v, out, scale, log_total, gq, gk, gv): return  ->  "
             "if False: return"): _KERNEL for op in ("scaled_dot_product_attention", "multi_head_attention")},
     **{(op, fault): _HALF for fault in ("a.astype(q.dtype, copy=False)  ->  a", "gs.astype(q.dtype, copy=False)  ->  gs",

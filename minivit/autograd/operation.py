@@ -66,7 +66,7 @@ class Op:
         self.broadcasts = broadcasts
         self.saves = tuple(saves)
         self.reference = reference
-        self.rule: Callable[..., Any] | None = None
+        self.rule: Any = None  # a function, once it is declared
         self.__name__, self.__doc__, self.__module__ = self.name, forward.__doc__, forward.__module__
         self.__wrapped__ = forward
 
@@ -189,7 +189,6 @@ class Op:
                 values.append(Tensor(node.out, True, node=node) if create_graph else node.out)
             else:
                 values.append(needs)
-        assert self.rule is not None
         gradients = self.rule(*values)
         return gradients if isinstance(gradients, tuple) else (gradients,)
 

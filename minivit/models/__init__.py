@@ -8,7 +8,7 @@ then `registry.py` (the named sizes), `counting.py` (multiply-accumulates), `map
 from minivit.models.attention import MultiHeadSelfAttention
 from minivit.models.checkpoints import load, save
 from minivit.models.counting import count_macs
-from minivit.models.encoder import EncoderBlock
+from minivit.models.encoder import EncoderBlock, by_operation
 from minivit.models.maps import attention_maps, attention_rollout
 from minivit.models.patches import Normalize, PatchEmbedding
 from minivit.models.positions import RelativePositionBias, sinusoidal, sinusoidal_2d
@@ -24,6 +24,7 @@ __all__ = [
     "ViT",
     "attention_maps",
     "attention_rollout",
+    "by_operation",
     "count_macs",
     "create",
     "load",

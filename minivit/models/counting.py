@@ -49,4 +49,9 @@ def _macs(node: Any) -> int:
     if name == "scaled_dot_product_attention":
         (B, h, N, d), (_, _, M, _), (_, _, _, e) = shapes[:3]
         return B * h * N * M * (d + e)
+    if name == "residual_attention":
+        (B, N, D), asking = shapes[0], node.options["queries"] or shapes[0][1]
+        return 3 * B * N * D * D + 2 * B * asking * N * D + B * asking * D * D
+    if name == "residual_mlp":
+        return 2 * math.prod(shapes[0]) * shapes[3][1]
     return 0

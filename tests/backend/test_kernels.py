@@ -296,6 +296,56 @@ def test_linear_rounds_no_more_than_numpy(threads, rows, K, J):
         assert np.linalg.norm(ours - exact) < 1.5 * np.linalg.norm(left @ right - exact)
 
 
+HALVES = [  # (B, N, D, heads, H, queries): on either side of the 400 rows that are taken at a time, and of vectors
+    (1, 1, 1, 1, 1, None), (3, 17, 20, 5, 33, 1), (5, 170, 16, 2, 64, None), (2, 401, 6, 2, 7, 1), (7, 9, 48, 4, 96, 5),
+    (3, 200, 33, 3, 20, 200), (4, 1, 12, 3, 5, 1), (90, 10, 16, 2, 32, 1), (2, 430, 24, 3, 40, 7),
+]  # fmt: skip
+
+
+@compiled
+@pytest.mark.parametrize("biases", [True, False])
+@pytest.mark.parametrize("half", ["residual_attention", "residual_mlp"])
+@pytest.mark.parametrize("shape", HALVES, ids=str)
+def test_halves_of_a_block_of_any_shape(threads, shape, half, biases):
+    B, N, D, heads, H, queries = shape
+    attention = half == "residual_attention"
+    options = {"num_heads": heads, "queries": queries} if attention else {"approximate": B % 2 == 0}
+    first, second = (3 * D, D) if attention else (H, H)
+    arrays = [normal(B, N, D), normal(D), normal(D), normal(D, first) / D**0.5, normal(first) if biases else None,
+              normal(second, D) / second**0.5, normal(D) if biases else None]  # fmt: skip
+    wanted = [i for i, a in enumerate(arrays) if a is not None]
+    g = normal(B, (queries if attention else None) or N, D)
+    op = getattr(mv.ops, half)
+
+    def run(f, dtype, targets):
+        tensors = [a if a is None else mv.Tensor(a.astype(dtype), requires_grad=True) for a in arrays]
+        y = f(*tensors, **options)
+        return [y.data, *(t.data for t in mv.grad(y, [tensors[i] for i in targets], g.astype(dtype)))]
+
+    right = run(op.reference, np.float64, wanted)
+    found = run(op, np.float32, wanted)
+    for a, b in zip(found, right):
+        assert a.dtype == np.float32
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5 * max(np.abs(b).max(), np.abs(right[1]).max()))
+    for a, b in zip(found, run(op, np.float32, wanted)):
+        np.testing.assert_array_equal(a, b)  # the same threads, the same bytes
+    for i, target in enumerate(wanted):  # and each alone, as for an attack
+        np.testing.assert_array_equal(run(op, np.float32, [target])[1], found[1 + i])
+    np.testing.assert_array_equal(op(*arrays, **options), found[0])  # nothing kept
+
+
+@compiled
+def test_the_halves_of_a_block_run_in_kernels(monkeypatch):
+    called = []
+    monkeypatch.setattr(kernels, "_on_cpu", {
+        name: lambda *a, name=name, f=f: (called.append(name), f(*a)) for name, f in kernels._on_cpu.items()
+    })
+    block = mv.models.EncoderBlock(16, 2, 32)
+    z = mv.Tensor(normal(8, 5, 16), requires_grad=True)
+    mv.grad(block(z).sum(), [z])
+    assert called == ["residual_attention", "residual_mlp", "residual_mlp_vjp", "residual_attention_vjp"]
+
+
 def sanitizer():
     """The environment in which gcc's address sanitizer watches Python, or None where it cannot."""
     if sys.platform != "linux" or not shutil.which("gcc"):
@@ -319,7 +369,7 @@ def test_nothing_is_touched_outside_of_an_array(tmp_path):
     environment.update(CC=str(wrapper), XDG_CACHE_HOME=str(tmp_path))
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "-p", "no:faulthandler", __file__, "-k",
-         "(linear or attention or layer_norm or large or several) and not device and not outside"],
+         "(linear or attention or layer_norm or large or several or halves) and not device and not outside"],
         env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
-from minivit.models import EncoderBlock, MultiHeadSelfAttention
+import minivit as mv
+from minivit.autograd.engine import _ancestors
+from minivit.backend import array_code, kernels_on_cpu, set_num_threads
+from minivit.models import EncoderBlock, MultiHeadSelfAttention, by_operation
 from tests.models.small import perturb
 
 Z = np.random.default_rng(0).standard_normal((40, 5, 12))
@@ -84,3 +87,163 @@ def test_heads_that_do_not_divide_the_width(heads):
 def test_an_unknown_scale():
     with pytest.raises(ValueError, match="scale: expected 'head' .* or 'width' .*, got 'D'"):
         MultiHeadSelfAttention(12, 3, scale="D")
+
+
+# ---- each half in one operation ----
+
+IN_ONE = ["residual_attention", "residual_mlp"]
+compiled = pytest.mark.skipif(not kernels_on_cpu(), reason="the kernels are not compiled here")
+
+
+@pytest.fixture
+def two_threads():
+    set_num_threads(2)
+    yield
+    set_num_threads(None)
+
+
+def single(**options):
+    return perturb(EncoderBlock(12, 3, 20, **options))
+
+
+def z32(B=8):
+    return mv.Tensor(Z[:B].astype(np.float32), requires_grad=True)
+
+
+def operations(y):
+    return [node.op.name for node in _ancestors(y.node)]
+
+
+@compiled
+@pytest.mark.parametrize("queries", [None, 1, 3])
+@pytest.mark.parametrize(
+    "options", [{}, {"qkv_bias": False}, {"scale": "width"}, {"approximate_gelu": True}, {"norm_eps": 0.1}], ids=str
+)
+def test_halves_in_one_are_what_the_text_says(two_threads, options, queries):
+    block, z = single(**options), z32()
+    assert operations(block(z, queries=queries)) == IN_ONE
+    with by_operation():
+        assert len(operations(block(z, queries=queries))) >= 9
+        expected = block(z, queries=queries)
+    found = block(z, queries=queries)
+    targets = [z, *block.parameters()]
+    np.testing.assert_allclose(found.data, expected.data, rtol=1e-5, atol=1e-6)
+    g = np.random.default_rng(1).standard_normal(found.shape).astype(np.float32)
+    for a, b in zip(mv.grad(found, targets, g), mv.grad(expected, targets, g)):
+        np.testing.assert_allclose(a.data, b.data, rtol=1e-4, atol=1e-5 * np.abs(b.data).max())
+    with mv.no_grad():
+        np.testing.assert_array_equal(block(z, queries=queries).data, found.data)
+
+
+@compiled
+def test_second_derivatives_through_halves_in_one(two_threads):
+    block, z = single(), z32()
+
+    def penalty():  # |dy/dz|^2, which depends on the weights
+        (g,) = mv.grad((block(z) ** 2).sum(), [z], create_graph=True)
+        return mv.grad((g * g).sum(), [block.mlp.fc1.weight, block.attn.qkv.weight])
+
+    found = penalty()
+    with by_operation():
+        expected = penalty()
+    for a, b in zip(found, expected):
+        np.testing.assert_allclose(a.data, b.data, rtol=1e-3, atol=1e-4 * np.abs(b.data).max())
+
+
+def of_ones_own(x):
+    return x * 0.5
+
+
+BY_OPERATION = {  # what is done to a block -> the halves that are still one operation
+    "norm1": (lambda b: setattr(b, "norm1", of_ones_own), IN_ONE[1:]),
+    "qkv": (lambda b: setattr(b.attn.proj, "forward", of_ones_own), IN_ONE[1:]),
+    "attention": (lambda b: setattr(b, "attn", lambda z, bias, parts, name: z), IN_ONE[1:]),
+    "norm2": (lambda b: setattr(b.norm2, "forward", of_ones_own), IN_ONE[:1]),
+    "fc1": (lambda b: setattr(b.mlp.fc2, "forward", lambda x: x[..., :12]), IN_ONE[:1]),
+    "mlp": (lambda b: setattr(b, "mlp", of_ones_own), IN_ONE[:1]),
+    "dropout": (lambda b: setattr(b, "dropout", mv.nn.Dropout(0.5)), IN_ONE[1:]),
+    "dropout in the mlp": (lambda b: setattr(b.mlp, "dropout", mv.nn.Dropout(0.5)), IN_ONE[:1]),
+    "drop path 1": (lambda b: setattr(b, "drop_path1", mv.nn.DropPath(0.5)), IN_ONE[1:]),
+    "drop path 2": (lambda b: setattr(b, "drop_path2", mv.nn.DropPath(0.5)), IN_ONE[:1]),
+}
+
+
+@compiled
+@pytest.mark.parametrize("change", BY_OPERATION)
+def test_a_half_with_a_part_of_ones_own_is_computed_as_written(two_threads, change):
+    do, expected = BY_OPERATION[change]
+    block, z = single(), z32()
+    do(block)
+    found = operations(block(z))
+    assert [name for name in found if name in IN_ONE] == expected
+    if "drop" in change:
+        assert [name for name in operations(block.eval()(z)) if name in IN_ONE] == IN_ONE
+
+
+@compiled
+def test_where_operations_are_watched_or_cannot_be_divided_they_are_computed_one_by_one(two_threads):
+    def in_one(block, z, *args):
+        return [name for name in operations(block(z, *args)) if name in IN_ONE]
+
+    assert in_one(single(), z32()) == IN_ONE
+    assert in_one(single(), z32(), np.zeros((3, 5, 5), np.float32)) == IN_ONE[1:]  # a bias
+    assert in_one(single(), z32(), None, {}) == IN_ONE[1:]  # the attention matrix is wanted
+    assert in_one(single(), z32(3)) == IN_ONE[1:]  # three images for two threads
+    assert in_one(single(), z32(9)) == IN_ONE
+    assert in_one(single().to(dtype="float64"), mv.Tensor(Z, requires_grad=True)) == []
+    with mv.anomaly():
+        assert in_one(single(), z32()) == []
+    with mv.autocast():
+        assert in_one(single(), z32()) == []
+    with array_code():
+        assert in_one(single(), z32()) == []
+    large = EncoderBlock(256, 4, 1025)
+    assert in_one(large, mv.Tensor(np.ones((64, 5, 256), np.float32), requires_grad=True)) == IN_ONE[:1]
+    few = mv.Tensor(np.ones((2, 100, 256), np.float32), requires_grad=True)  # rows, for that many weights
+    assert in_one(EncoderBlock(256, 4, 256), few) == []
+    set_num_threads(64)
+    assert in_one(EncoderBlock(128, 4, 512), mv.Tensor(np.ones((256, 50, 128), np.float32), requires_grad=True)) == IN_ONE[:1]
+    with mv.no_grad():
+        assert mv.autograd.fused.residual_by_kernel.pays(mv.Tensor(np.ones((256, 50, 128), np.float32)), 1 << 17, False)
+
+
+def test_counting_the_products_of_halves_in_one(two_threads):
+    from minivit.models.counting import macs_of
+
+    for queries in (None, 2):
+        y = single()(z32(), queries=queries)
+        with by_operation():
+            assert macs_of(y) == macs_of(single()(z32(), queries=queries))
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"z": (2, 12)}, r"residual_attention: expected z of shape \(batch, tokens, width\) with 3 heads .* width, got \(2, 12\)"),
+    ({"z": (2, 5, 13)}, "with 3 heads dividing the width"),
+    ({"norm_weight": (1,)}, r"residual_attention: norm_weight has shape \(1,\), expected \(12,\)"),
+    ({"qkv_weight": (12, 12)}, r"qkv_weight has shape \(12, 12\), expected \(12, 36\)"),
+    ({"proj_bias": (36,)}, r"proj_bias has shape \(36,\), expected \(12,\)"),
+    ({"queries": 6}, "queries: expected 1 to 5, the number of tokens, or None, got 6"),
+    ({"queries": 0}, "queries: expected 1 to 5, the number of tokens, or None, got 0"),
+    ({"num_heads": 0}, "with 0 heads dividing the width"),
+])  # fmt: skip
+def test_what_the_first_half_refuses(change, said):
+    shapes = {"z": (2, 5, 12), "norm_weight": (12,), "norm_bias": (12,), "qkv_weight": (12, 36), "qkv_bias": (36,),
+              "proj_weight": (12, 12), "proj_bias": (12,)}  # fmt: skip
+    options = {"num_heads": 3, **{k: v for k, v in change.items() if k not in shapes}}
+    arrays = [np.ones(change.get(name, shape), np.float32) for name, shape in shapes.items()]
+    with pytest.raises(ValueError, match=said):
+        mv.ops.residual_attention(*arrays, **options)
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"z": ()}, r"residual_mlp: expected z of shape \(..., D\) and weight1 of shape \(D, H\), got \(\)"),
+    ({"weight1": (12,)}, r"and weight1 of shape \(D, H\), got \(2, 5, 12\) and \(12,\)"),
+    ({"weight1": (11, 20)}, r"weight1 has shape \(11, 20\), expected \(12, 20\)"),
+    ({"bias1": (1,)}, r"bias1 has shape \(1,\), expected \(20,\)"),
+    ({"weight2": (12, 20)}, r"weight2 has shape \(12, 20\), expected \(20, 12\)"),
+])  # fmt: skip
+def test_what_the_second_half_refuses(change, said):
+    shapes = {"z": (2, 5, 12), "norm_weight": (12,), "norm_bias": (12,), "weight1": (12, 20), "bias1": (20,),
+              "weight2": (20, 12), "bias2": (12,)}  # fmt: skip
+    with pytest.raises(ValueError, match=said):
+        mv.ops.residual_mlp(*(np.ones(change.get(name, shape), np.float32) for name, shape in shapes.items()))

@@ -29,7 +29,7 @@ from minivit.backend.blocks import num_threads
 
 _HERE = Path(__file__).parent
 _SIGNATURE = re.compile(r"^KERNEL (\w+)\((.*?)\) \{", re.MULTILINE | re.DOTALL)
-_FILES = ("threads.c", "kernels.c", "products.c", "linear.c", "attention.c")
+_FILES = ("threads.c", "kernels.c", "products.c", "linear.c", "attention.c", "residual.c")
 _WORTH_THREADS = 1 << 14  # elements of a kernel's first array; the threads take some microseconds to begin and to end
 
 _enabled = os.environ.get("MINIVIT_KERNELS", "").lower() not in ("off", "0", "no")
@@ -149,7 +149,7 @@ def _load(path: Path) -> dict[str, Callable[..., None]]:
     library = ctypes.CDLL(str(path))
     found = {name: _caller(library[f"call_{name}"], parameters) for name, parameters in _signatures(_source())}
     if not library.linear_pays():
-        found = {name: call for name, call in found.items() if not name.startswith("linear")}
+        found = {name: call for name, call in found.items() if not name.startswith(("linear", "residual"))}
     return found
 
 

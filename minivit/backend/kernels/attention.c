@@ -22,12 +22,6 @@ static inline vector exponentials(vector x) {
 
 // ---- layouts ----
 
-static float *take(float **memory, size n) {
-    float *taken = *memory;
-    *memory += n;
-    return taken;
-}
-
 // The rows of x with their lengths a multiple of WIDTH, filled up with zeros: a copy where they are not. *stride is
 // how far apart they lie, before and after.
 static const float *pad(const float *x, size rows, size n, size *stride, float *copy) {
@@ -53,8 +47,8 @@ typedef struct { size h, N, M, d, dv; strides q, k, v, out, g, gq, gk, gv; } sha
 // A tile holds its scores transposed, a row for each key: what is said of every query (its largest score, their sum) is
 // then said of whole vectors, and nothing needs to be added up within one.
 
-// Each of the pieces is one head, of one image, and some of its queries: `piece` names them, (head, first query, last + 1).
-// `layout` is a `shape`. If log_total is there it takes, for the way back, the logarithm of each row's sum of exp: (images,
+// Each of the pieces is one head, of one image, and some of its queries: `piece` names them, (head, first query, last + 1);
+// without it each is a whole head. `layout` is a `shape`. If log_total is there it takes, for the way back, the logarithm of each row's sum of exp: (images,
 // heads, N).
 KERNEL attention(size pieces, float scale, const size *piece, const size *layout,
                  const real *q, const real *k, const real *v, real *out, float *log_total) {
@@ -64,7 +58,7 @@ KERNEL attention(size pieces, float scale, const size *piece, const size *layout
     float *queries = take(&memory, d * QUERIES), *values = take(&memory, most * V), *scores = take(&memory, most * QUERIES);
     float *sums = take(&memory, QUERIES * V), *largest = take(&memory, s->N + QUERIES), *total = take(&memory, s->N + QUERIES);
     ROWS(p, pieces) {
-        size head = piece[3 * p], from = piece[3 * p + 1], to = piece[3 * p + 2];
+        size head = piece ? piece[3 * p] : p, from = piece ? piece[3 * p + 1] : 0, to = piece ? piece[3 * p + 2] : s->N;
         for (size j = 0; j < s->M; j += KEYS) {
             size m = least(KEYS, s->M - j), v_stride = s->v.rows;
             const float *v_rows = pad(ROW(v, j), m, dv, &v_stride, values);
@@ -124,7 +118,7 @@ KERNEL attention_vjp(size pieces, float scale, const size *piece, const size *la
     float *k_copy = take(&memory, most * D), *q_copy = take(&memory, QUERIES * D), *g_copy = take(&memory, QUERIES * V);
     float *gk_copy = take(&memory, most * D), *gv_copy = take(&memory, most * V), *gq_copy = take(&memory, QUERIES * D);
     ROWS(p, pieces) {
-        size head = piece[3 * p], from = piece[3 * p + 1], to = piece[3 * p + 2];
+        size head = piece ? piece[3 * p] : p, from = piece ? piece[3 * p + 1] : 0, to = piece ? piece[3 * p + 2] : s->N;
         size to_k = from ? d : s->gk.rows, to_v = from ? dv : s->gv.rows;  // how far apart the rows of ∂k and ∂v lie
         real *gk_head = from ? more_gk + p * s->M * d : ROW(gk, 0), *gv_head = from ? more_gv + p * s->M * dv : ROW(gv, 0);
         for (size j = 0; j < s->M; j += KEYS) {

@@ -80,6 +80,8 @@ typedef float real;
 #define RSQRT(x) (1.0f / sqrtf(x))
 
 typedef float lanes __attribute__((vector_size(4 * LANES)));
+typedef float lanes8 __attribute__((vector_size(32)));
+typedef float lanes4 __attribute__((vector_size(16)));
 typedef int lane_bits __attribute__((vector_size(4 * LANES)));
 
 INLINE lanes larger_lanes(lanes a, lanes b) {
@@ -88,11 +90,10 @@ INLINE lanes larger_lanes(lanes a, lanes b) {
 }
 
 INLINE float sum_of_lanes(lanes x) {  // in halves, not one after the other
-    float part[LANES] __attribute__((aligned(64)));
-    *(lanes *)part = x;
-    for (int half = LANES / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) part[i] += part[i + half];
-    return part[0];
+    union { lanes whole; lanes8 half[2]; } a = {x};
+    union { lanes8 whole; lanes4 half[2]; } b = {a.half[0] + a.half[1]};
+    lanes4 c = b.half[0] + b.half[1];
+    return (c[0] + c[2]) + (c[1] + c[3]);
 }
 
 INLINE float max_of_lanes(lanes x) {

@@ -143,11 +143,11 @@ static void in_parts(work *work, const void *arguments, size parts) {
 
 // ---- memory ----
 
-static pthread_key_t memory_key;  // by which the system frees it when the thread ends
-static pthread_once_t memory_key_is_made = PTHREAD_ONCE_INIT;
-static _Thread_local struct { float *at; size floats; } workspace;
+static pthread_key_t memory_key[2];  // by which the system frees it when the thread ends
+static pthread_once_t memory_keys_are_made = PTHREAD_ONCE_INIT;
+static _Thread_local struct { float *at; size floats; } workspace[2];
 
-static void make_memory_key(void) { pthread_key_create(&memory_key, free); }
+static void make_memory_keys(void) { for (int i = 0; i < 2; i++) pthread_key_create(&memory_key[i], free); }
 
 #ifdef __SANITIZE_ADDRESS__
 #define EXACTLY 1  // what runs over is then seen, also after a larger request
@@ -155,19 +155,28 @@ static void make_memory_key(void) { pthread_key_create(&memory_key, free); }
 #define EXACTLY 0
 #endif
 
-// Memory of this thread's own for the kernel it is at, used again by the next one.
-static float *scratch(size floats) {
-    if (floats > workspace.floats || EXACTLY) {
+// Memory of this thread's own for the kernel it is at, used again by the next one; `outer`: for one that calls others.
+static float *scratch_(int outer, size floats) {
+    if (floats > workspace[outer].floats || EXACTLY) {
         void *more;
-        pthread_once(&memory_key_is_made, make_memory_key);
-        free(workspace.at);
+        pthread_once(&memory_keys_are_made, make_memory_keys);
+        free(workspace[outer].at);
         if (posix_memalign(&more, 64, floats * sizeof(float))) {
             perror("minivit: no memory for a kernel");
             abort();
         }
-        workspace.at = more;
-        workspace.floats = floats;
-        pthread_setspecific(memory_key, more);
+        workspace[outer].at = more;
+        workspace[outer].floats = floats;
+        pthread_setspecific(memory_key[outer], more);
     }
-    return workspace.at;
+    return workspace[outer].at;
+}
+
+static float *scratch(size floats) { return scratch_(0, floats); }
+static float *outer_scratch(size floats) { return scratch_(1, floats); }
+
+static float *take(float **memory, size n) {
+    float *taken = *memory;
+    *memory += n;
+    return taken;
 }

@@ -1,7 +1,8 @@
-"""minivit itself in two other ways, for what they show.
+"""minivit itself in three other ways, for what they show.
 
-`arrays`: without its compiled kernels, as on a machine without a C compiler. `whole`: with every row of the last block
-computed, as its peers do, though the logits are made of the class token's alone.
+`whole`: with every row of the last block computed, as its peers do, though the logits are made of the class token's alone.
+`operations`: one operation after the other, as the text of a block says, and not each half of it in one. `arrays`: without
+its compiled kernels, as on a machine without a C compiler.
 """
 
 from __future__ import annotations
@@ -12,15 +13,19 @@ from typing import Any
 
 from minivit.backend import array_code
 from minivit.bench.rows import Candidate, Problem, ours
-from minivit.models.encoder import all_tokens
-
-
-def arrays(problem: Problem) -> Candidate:
-    return _within(array_code, problem)
+from minivit.models.encoder import all_tokens, by_operation
 
 
 def whole(problem: Problem) -> Candidate:
     return _within(all_tokens, problem)
+
+
+def operations(problem: Problem) -> Candidate:
+    return _within(by_operation, problem)
+
+
+def arrays(problem: Problem) -> Candidate:
+    return _within(array_code, problem)
 
 
 def _within(way: Callable[[], AbstractContextManager[None]], problem: Problem) -> Candidate:
