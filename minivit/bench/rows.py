@@ -53,8 +53,8 @@ _MNIST = replace(_DIGITS, image_size=28, patch_size=4)
 _TINY, _SMALL, _BASE = (config(f"vit_{size}_patch16_224") for size in ("tiny", "small", "base"))
 _TOKENS = ViTConfig(embed_dim=192, depth=2, num_heads=3, num_classes=10)
 _LARGE = ("pytorch", "whole", "arrays")
-_NUMPY = (*_LARGE, "operations", "autograd", "mygrad")
-_ATTACKS = (*_LARGE, "operations", "torchattacks", "foolbox")
+_NUMPY = (*_LARGE, "unfused", "autograd", "mygrad")
+_ATTACKS = (*_LARGE, "unfused", "torchattacks", "foolbox")
 
 ROWS: dict[str, Task] = {
     "train-digits": Task("train", "training step, digits-sized: D64 L4 N17, batch 64", _DIGITS, 64, _NUMPY),

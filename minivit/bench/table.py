@@ -12,7 +12,7 @@ from minivit.bench.peers import PEERS, installed
 from minivit.bench.timing import machine, same_threads
 
 _READ = """\
-"ms": minivit's time. Under a peer's name: its time over that, so above 1 minivit is faster. "products": minivit's time
+"ms": minivit's time. Under a peer's name: its time over that, so above 1 minivit is faster. "floor": minivit's time
 over that of its matrix products alone (of import: over NumPy's). "MB": peak memory of a training step, beyond weights
 and images. "numbers differ": by so much of the largest value; in an attack, on this share of the images."""
 
@@ -21,7 +21,7 @@ def as_text(rows: Sequence[Row]) -> str:
     """One line per row, then one per measurement, then the machine."""
     peers = [peer for peer in PEERS if any(peer in row.seconds for row in rows)]
     memory = [who for who in ("minivit", *PEERS) if any(who in row.peak_bytes for row in rows)]
-    short = [["row", "ms", *peers, "products", *(f"MB {who}" for who in memory)]]
+    short = [["row", "ms", *peers, "floor", *("MB" if who == "minivit" else f"MB {who}" for who in memory)]]
     for row in rows:
         ratios = [number(row.ratio(peer), 2) for peer in peers]
         peaks = [number(row.peak_bytes.get(who, math.nan) / 1e6, 1) for who in memory]
@@ -52,7 +52,7 @@ def _left_out() -> list[str]:
     missing = [peer for peer in PEERS if peer not in installed() and PEERS[peer].here()]
     lines = [
         "whole is minivit with all rows of the last block computed, as its peers do; it leaves out those that nobody reads.",
-        "operations is minivit one operation after the other; in small models it computes each half of a block in one.",
+        "unfused is minivit one operation after the other; in small models it computes each half of a block in one.",
         "arrays is minivit without its compiled kernels: what a machine without a C compiler gets.",
         "mygrad has no erf: it and, for its ratio, minivit run the tanh form of GELU.",
         '"-": not measured. autograd and mygrad are timed up to ViT-Ti, beyond which a step of theirs takes many seconds.',

@@ -48,7 +48,7 @@ def test_peers_by_name(monkeypatch):
     with pytest.raises(ValueError, match="did you mean 'mygrad'"):
         peers.choose(["my_grad"])
     monkeypatch.setattr(peers, "find_spec", lambda module: None if module == "autograd" else module)
-    others = [peer for peer in peers.choose(None) if peer not in ("whole", "operations", "arrays")]
+    others = [peer for peer in peers.choose(None) if peer not in ("whole", "unfused", "arrays")]
     assert others == ["pytorch", "mygrad", "torchattacks", "foolbox"]
     monkeypatch.setattr(kernels, "_enabled", False)
     assert "arrays" not in peers.choose(None)

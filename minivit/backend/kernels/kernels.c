@@ -49,7 +49,8 @@ INLINE float over_the_warp(float x, int largest) {
 
 #include <math.h>
 typedef float real;
-#define KERNEL static void
+#define ONE_COPY static __attribute__((noinline, noclone)) void  // not one for every call: compiling would take twice as long
+#define KERNEL ONE_COPY
 #define INLINE static inline
 #define SIMD(what) _Pragma(#what)
 #define FIRST(n) ((n) * part_ / parts_)  // of this thread's part, see threads.c

@@ -28,8 +28,6 @@
 typedef float vector __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
 typedef int bits __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
 
-#define ONE_COPY static __attribute__((noinline, noclone)) void  // not one for every call: compiling would take twice as long
-
 static inline size least(size a, size b) { return a < b ? a : b; }
 static inline size padded(size n) { return (n + WIDTH - 1) / WIDTH * WIDTH; }
 

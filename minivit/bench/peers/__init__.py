@@ -34,7 +34,7 @@ PEERS = {
     "torchattacks": Peer(("torchattacks", "torch"), torch_attacks.by_torchattacks),
     "foolbox": Peer(("foolbox", "torch"), torch_attacks.by_foolbox),
     "whole": Peer(("minivit",), own.whole),
-    "operations": Peer(("minivit",), own.operations, here=kernels_on_cpu),
+    "unfused": Peer(("minivit",), own.unfused, here=kernels_on_cpu),
     "arrays": Peer(("minivit",), own.arrays, here=kernels_on_cpu),
 }
 
