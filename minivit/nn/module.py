@@ -15,6 +15,7 @@ that is assigned as an attribute is a constant: it moves with the module, but is
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -25,6 +26,8 @@ import numpy as np
 from minivit.autograd import Tensor
 from minivit.autograd.tensor import mode
 from minivit.backend import is_array, to_device, to_numpy
+
+_calls = itertools.count(1)  # of modules, in training, by whoever is no module
 
 
 class Parameter(Tensor):
@@ -51,10 +54,7 @@ class Module:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if mode.depth == 0 and self.training and not mode.replaying:
-            # a new step of training: every random layer draws anew, and draws the same again when it is replayed
-            for module in self.modules():
-                if isinstance(module, RandomModule):
-                    module.step += 1
+            mode.call = next(_calls)  # a new step of training: every random layer draws anew
         mode.depth += 1
         try:
             return self.forward(*args, **kwargs)
@@ -94,20 +94,8 @@ class Module:
         yield from walk(self, prefix)
 
     def modules(self) -> Iterator[Module]:
-        """The same without names: every call of a model walks over them, so this is quick."""
-        seen: set[int] = set()
-        stack: list[Any] = [self]
-        while stack:
-            value = stack.pop()
-            if isinstance(value, Module):
-                if id(value) not in seen:
-                    seen.add(id(value))
-                    yield value
-                    stack.extend([v for v in reversed(vars(value).values()) if isinstance(v, (Module, list, tuple, dict))])
-            elif isinstance(value, list | tuple):
-                stack.extend(reversed(value))
-            elif isinstance(value, dict):
-                stack.extend(reversed(value.values()))
+        """The same without names."""
+        return (module for _, module in self.named_modules())
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """All parameters with their dotted names, in order of definition, a shared one once."""
@@ -247,15 +235,20 @@ def evaluating(model: Any) -> Iterator[None]:
 
 class RandomModule(Module):
     """A module that draws random numbers: a function of (seed, purpose, layer, step, index), so that a step can be
-    replayed, resumed and moved to another device without changing a bit."""
+    replayed, resumed and moved to another device without changing a bit. Its steps are the calls of a model, in training,
+    in which it draws."""
 
     def __init__(self, seed: int, layer: int) -> None:
         super().__init__()
-        self.seed, self.layer, self.step = seed, layer, 0
+        self.seed, self.layer, self.step, self.call = seed, layer, 0, 0
 
     def place(self) -> tuple[int, int]:
         """(layer, step): where its numbers are drawn. When a checkpoint computes again, the step it had the first time."""
-        step = next(mode.replaying) if mode.replaying else self.step
+        if mode.replaying:
+            step = next(mode.replaying)
+        else:
+            self.step, self.call = self.step + (self.call != mode.call), mode.call
+            step = self.step
         if mode.drawn is not None:
             mode.drawn.append(step)
         return self.layer, step

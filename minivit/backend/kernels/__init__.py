@@ -30,7 +30,7 @@ from minivit.backend.blocks import num_threads
 _HERE = Path(__file__).parent
 _SIGNATURE = re.compile(r"^KERNEL (\w+)\((.*?)\) \{", re.MULTILINE | re.DOTALL)
 _FILES = ("threads.c", "kernels.c", "products.c", "linear.c", "attention.c", "residual.c")
-_WORTH_THREADS = 1 << 14  # elements of a kernel's first array; the threads take some microseconds to begin and to end
+_WORTH_THREADS = 1 << 14  # elements of one of a kernel's first arrays; the threads take some microseconds to begin and to end
 
 _enabled = os.environ.get("MINIVIT_KERNELS", "").lower() not in ("off", "0", "no")
 _lock = threading.Lock()
@@ -158,10 +158,11 @@ def _caller(function: Any, parameters: list[tuple[str, str]]) -> Callable[..., N
 
     function.restype = None
     function.argtypes = [c_longlong, *({"size": c_longlong, "float": c_float}.get(kind, c_void_p) for kind, _ in parameters)]
-    first = next(i for i, (kind, _) in enumerate(parameters) if kind == "real *")
+    first = [i for i, (kind, _) in enumerate(parameters) if kind == "real *"][:4]
 
     def call(*args: Any) -> None:
-        threads = num_threads() if args[first].size >= _WORTH_THREADS else 1
+        large = any(args[i] is not None and args[i].size >= _WORTH_THREADS for i in first)
+        threads = num_threads() if large else 1
         function(threads, *[id(a) if type(a) is np.ndarray else a for a in args])
 
     return call
