@@ -18,9 +18,9 @@
 # what a training step must do, measures what the machine can do, and then takes minivit's measures one at a time.
 #
 # The source that it explains: `minivit/backend/blocks.py` and `buffers.py`, `minivit/autograd/fused/` and
-# `minivit/autograd/shares.py`; in section 10 `minivit/backend/kernels/`. Up to there it is about array code, that is NumPy
-# alone, and the compiled kernels are left out. *All times are those of the machine printed below*; on another one the curves
-# move, and a measure may bring more, or nothing. Run it again on yours, with nothing beside it.
+# `minivit/autograd/shares.py`; in sections 10 and 11 `minivit/backend/kernels/`. Up to there it is about array code, that is
+# NumPy alone, and the compiled kernels are left out. *All times are those of the machine printed below*; on another one the
+# curves move, and a measure may bring more, or nothing. Run it again on yours, with nothing beside it.
 
 # %%
 # To install, once, from the folder that holds pyproject.toml:  pip install ".[notebooks]"
@@ -620,7 +620,57 @@ plt.show()
 # %% [markdown]
 # Where passes were the cost, as in GELU and layer norm, compiling brings most. The linear layer gains little: a library's
 # product was fast before, and is matched by a page of C (`products.c`) that keeps a tile of the result in registers. A step
-# gains what its parts do, weighted by their time.
+# gains more than its parts on the average, for its blocks are computed as the next section says.
+#
+# ## 11 Half a block at a time
+#
+# In a small model an operation is soon done, and the next one begins when the interpreter has come to it: by then the numbers
+# between them have left the cache, and the cores have waited. But what stands between the tokens that enter half a block and
+# those that leave it is nobody's business: z + MSA(LN(z)) and z + MLP(LN(z)), equations 2 and 3 of the ViT paper, can be
+# one operation each (`minivit/autograd/fused/residual.py`). In its kernel each thread takes some images through all of it and
+# then the next. `mv.models.by_operation()` gives the single operations back, which any change to a block does too.
+
+# %%
+def nodes(loss):
+    """How many operations the graph of this loss holds."""
+    return sum(vertex.kind == "operation" for vertex in mv.autograd.graph.graph(loss)[0])
+
+
+def step_of(batch):
+    return mv.grad(mv.ops.cross_entropy(digits(images_of[batch]), labels_of[batch]), params)
+
+
+def by_operation(batch):
+    with mv.models.by_operation():
+        return step_of(batch)
+
+
+batches = (4, 16, 64, 256)
+images_of = {n: rng.random((n, *digits.config.image_size, 1), dtype=np.float32) for n in batches}
+labels_of = {n: rng.integers(0, 10, n) for n in batches}
+with mv.models.by_operation():
+    print(f"{nodes(mv.ops.cross_entropy(digits(images_of[256]), labels_of[256]))} operations one by one, ", end="")
+print(f"{nodes(mv.ops.cross_entropy(digits(images_of[256]), labels_of[256]))} with each half of a block in one")
+ways = {"one by one": by_operation, "half a block in one": step_of}
+per_image = {way: [] for way in ways}
+for n in batches:
+    took_by = seconds({way: lambda f=f, n=n: f(n) for way, f in ways.items()}, least=0.02, budget=1)
+    for way in ways:
+        per_image[way].append(1e6 * took_by[way] / n)
+    print(f"batch {n:3d}: " + ", ".join(f"{1e3 * took_by[way]:6.2f} ms {way}" for way in ways))
+
+fig, ax = plt.subplots(figsize=(6.4, 3))
+for i, way in enumerate(ways):
+    ax.loglog(batches, per_image[way], label=way, **line(i))
+ax.set_xticks(batches, batches)
+ax.set(xlabel="images in a batch", ylabel="µs per image", title="A training step, digits-sized")
+ax.legend()
+plt.show()
+
+# %% [markdown]
+# With few images the interpreter is nearly all, and what is saved is its visits; with many it is the way to memory and back.
+# (In large models, whose weights do not stay in a core's cache, neither matters much, and they are computed one by one. So is
+# attention where there are too few images for the cores of your machine: one image is not divided.)
 #
 # ## What it comes to
 #

@@ -362,4 +362,4 @@ def _bias(rng, h, N, M):
 
 
 def _scale(rng):
-    return None if _flip(rng) else float(rng.uniform(0.2, 1))
+    return (None, None, 0.0, float(rng.uniform(0.2, 1)))[rng.integers(4)]

@@ -35,7 +35,7 @@ class _Mode(threading.local):
     autocast: Callable[..., Any] | None = None  # is called as (op, args), and gives the inputs in the dtypes to compute in
     intercept: Callable[..., Any] | None = None  # is called as (op, args, options) in the place of every operation
     depth = 0  # how many modules' calls are under way
-    call = 0  # the number of the last call of a module, in training, that was not made by another one
+    call: Any = None  # stands for the outermost of them, if that module is in training
 
 
 mode = _Mode()

@@ -55,7 +55,10 @@ class EncoderBlock(Module):
     ) -> Any:
         """bias, parts: see `MultiHeadSelfAttention`; parts also takes the result, under `name`.
         queries: only the rows of the first so many tokens are computed, (B, queries, D); None: all. The others still give
-        their keys and values, and are done: what follows attention treats each token by itself."""
+        their keys and values, and are done: what follows attention treats each token by itself.
+
+        Each half stands here twice: as one operation, which is quicker in small models, and as the lecture writes it, which
+        is computed in all other cases. Both give the same numbers."""
         norm1, attn, norm2, mlp = self.norm1, self.attn, self.norm2, self.mlp
         if bias is None and parts is None and self._attends_as_written() and _in_one(z, True, attn.qkv, attn.proj):
             z = ops.residual_attention(
@@ -92,7 +95,7 @@ class EncoderBlock(Module):
         attn = self.attn
         return (
             _is(self.norm1, LayerNorm) and _is(attn, MultiHeadSelfAttention)
-            and _is(attn.qkv, Linear) and _is(attn.proj, Linear)
+            and _is(attn.qkv, Linear) and _is(attn.proj, Linear) and attn.qkv.weight.shape[1] == 3 * attn.proj.weight.shape[1]
             and _is_silent(self.dropout) and _is_silent(self.drop_path1)
         )
 
@@ -105,8 +108,12 @@ class EncoderBlock(Module):
         )
 
 
+_AS_WRITTEN = {kind: kind.forward for kind in (EncoderBlock, MultiHeadSelfAttention, MLP, LayerNorm, Linear, Dropout, DropPath)}
+
+
 def _is(part: Any, kind: type) -> bool:
-    return type(part) is kind and "forward" not in vars(part)
+    """Whether a part is of this kind, and its forward nobody's but this package's."""
+    return type(part) is kind and "forward" not in vars(part) and kind.forward is _AS_WRITTEN[kind]
 
 
 def _is_silent(part: Any) -> bool:

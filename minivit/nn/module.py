@@ -15,7 +15,6 @@ that is assigned as an attribute is a constant: it moves with the module, but is
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -26,8 +25,6 @@ import numpy as np
 from minivit.autograd import Tensor
 from minivit.autograd.tensor import mode
 from minivit.backend import is_array, to_device, to_numpy
-
-_calls = itertools.count(1)  # of modules, in training, by whoever is no module
 
 
 class Parameter(Tensor):
@@ -53,13 +50,15 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if mode.depth == 0 and self.training and not mode.replaying:
-            mode.call = next(_calls)  # a new step of training: every random layer draws anew
+        if mode.depth == 0 and self.training:
+            mode.call = object()  # a new step of training: every random layer draws anew
         mode.depth += 1
         try:
             return self.forward(*args, **kwargs)
         finally:
             mode.depth -= 1
+            if mode.depth == 0:
+                mode.call = None
 
     # ---- what it contains ----
 
@@ -235,19 +234,24 @@ def evaluating(model: Any) -> Iterator[None]:
 
 class RandomModule(Module):
     """A module that draws random numbers: a function of (seed, purpose, layer, step, index), so that a step can be
-    replayed, resumed and moved to another device without changing a bit. Its steps are the calls of a model, in training,
-    in which it draws."""
+    replayed, resumed and moved to another device without changing a bit.
+
+    Its steps are the calls in which it draws: those of the outermost module, where that is in training. Used twice within
+    one of them, it draws the same twice; where the outermost module is in evaluation, it draws what it drew last."""
+
+    call: Any = None  # the last one that was counted
 
     def __init__(self, seed: int, layer: int) -> None:
         super().__init__()
-        self.seed, self.layer, self.step, self.call = seed, layer, 0, 0
+        self.seed, self.layer, self.step = seed, layer, 0
 
     def place(self) -> tuple[int, int]:
         """(layer, step): where its numbers are drawn. When a checkpoint computes again, the step it had the first time."""
         if mode.replaying:
             step = next(mode.replaying)
         else:
-            self.step, self.call = self.step + (self.call != mode.call), mode.call
+            if mode.call is not None and self.call is not mode.call:
+                self.step, self.call = self.step + 1, mode.call
             step = self.step
         if mode.drawn is not None:
             mode.drawn.append(step)

@@ -117,7 +117,9 @@ def operations(y):
 @compiled
 @pytest.mark.parametrize("queries", [None, 1, 3])
 @pytest.mark.parametrize(
-    "options", [{}, {"qkv_bias": False}, {"scale": "width"}, {"approximate_gelu": True}, {"norm_eps": 0.1}], ids=str
+    "options",
+    [{}, {"qkv_bias": 0}, {"scale": "width"}, {"norm_eps": 0.1}, {"approximate_gelu": True}, {"approximate_gelu": np.bool_(1)}],
+    ids=str,
 )
 def test_halves_in_one_are_what_the_text_says(two_threads, options, queries):
     block, z = single(**options), z32()
@@ -181,6 +183,33 @@ def test_a_half_with_a_part_of_ones_own_is_computed_as_written(two_threads, chan
 
 
 @compiled
+@pytest.mark.parametrize("kind", [mv.nn.LayerNorm, mv.nn.Linear, mv.nn.MLP, MultiHeadSelfAttention])
+def test_a_forward_that_was_replaced_on_a_class_is_called(two_threads, monkeypatch, kind):
+    block, z, called = single(), z32(), []
+    before = kind.forward
+    monkeypatch.setattr(kind, "forward", lambda *args, **options: (called.append(1), before(*args, **options))[1])
+    block(z)
+    assert len(called) == {mv.nn.LayerNorm: 2, mv.nn.Linear: 4}.get(kind, 1)
+
+
+@compiled
+def test_heads_that_were_pruned(two_threads):
+    block = single()
+    block.attn.qkv, block.attn.proj, block.attn.num_heads = mv.nn.Linear(12, 24), mv.nn.Linear(8, 12), 2
+    assert operations(block(z32()))[-1] == "residual_mlp"
+    assert "residual_attention" not in operations(block(z32()))
+
+
+@compiled
+def test_scores_of_nothing(two_threads):
+    block, z = single(), z32()
+    block.attn.scale = 0.0
+    found = block(z).data
+    with by_operation():
+        np.testing.assert_allclose(found, block(z).data, rtol=1e-5, atol=1e-6)
+
+
+@compiled
 def test_where_operations_are_watched_or_cannot_be_divided_they_are_computed_one_by_one(two_threads):
     def in_one(block, z, *args):
         return [name for name in operations(block(z, *args)) if name in IN_ONE]
@@ -201,6 +230,10 @@ def test_where_operations_are_watched_or_cannot_be_divided_they_are_computed_one
     assert in_one(large, mv.Tensor(np.ones((64, 5, 256), np.float32), requires_grad=True)) == IN_ONE[:1]
     few = mv.Tensor(np.ones((2, 100, 256), np.float32), requires_grad=True)  # rows, for that many weights
     assert in_one(EncoderBlock(256, 4, 256), few) == []
+    long = mv.Tensor(np.ones((2, 1025, 12), np.float32), requires_grad=True)
+    assert in_one(single(), long) == IN_ONE[1:]
+    assert in_one(single(), mv.Tensor(long.data[:, 1:], requires_grad=True)) == IN_ONE[1:]  # gaps between images
+    assert in_one(single(), mv.Tensor(np.ascontiguousarray(long.data[:, 1:]), requires_grad=True)) == IN_ONE
     set_num_threads(64)
     assert in_one(EncoderBlock(128, 4, 512), mv.Tensor(np.ones((256, 50, 128), np.float32), requires_grad=True)) == IN_ONE[:1]
     with mv.no_grad():
@@ -216,6 +249,10 @@ def test_counting_the_products_of_halves_in_one(two_threads):
             assert macs_of(y) == macs_of(single()(z32(), queries=queries))
 
 
+def arrays_of(shapes):
+    return [None if shape is None else np.ones(shape, np.float32) for shape in shapes.values()]
+
+
 @pytest.mark.parametrize(("change", "said"), [
     ({"z": (2, 12)}, r"residual_attention: expected z of shape \(batch, tokens, width\) with 3 heads .* width, got \(2, 12\)"),
     ({"z": (2, 5, 13)}, "with 3 heads dividing the width"),
@@ -225,12 +262,14 @@ def test_counting_the_products_of_halves_in_one(two_threads):
     ({"queries": 6}, "queries: expected 1 to 5, the number of tokens, or None, got 6"),
     ({"queries": 0}, "queries: expected 1 to 5, the number of tokens, or None, got 0"),
     ({"num_heads": 0}, "with 0 heads dividing the width"),
+    ({"norm_bias": None}, r"norm_bias is None, expected \(12,\) for z of shape \(2, 5, 12\)"),
+    ({"proj_weight": None}, "proj_weight is None"),
 ])  # fmt: skip
 def test_what_the_first_half_refuses(change, said):
     shapes = {"z": (2, 5, 12), "norm_weight": (12,), "norm_bias": (12,), "qkv_weight": (12, 36), "qkv_bias": (36,),
               "proj_weight": (12, 12), "proj_bias": (12,)}  # fmt: skip
     options = {"num_heads": 3, **{k: v for k, v in change.items() if k not in shapes}}
-    arrays = [np.ones(change.get(name, shape), np.float32) for name, shape in shapes.items()]
+    arrays = arrays_of(shapes | {k: v for k, v in change.items() if k in shapes})
     with pytest.raises(ValueError, match=said):
         mv.ops.residual_attention(*arrays, **options)
 
@@ -240,10 +279,13 @@ def test_what_the_first_half_refuses(change, said):
     ({"weight1": (12,)}, r"and weight1 of shape \(D, H\), got \(2, 5, 12\) and \(12,\)"),
     ({"weight1": (11, 20)}, r"weight1 has shape \(11, 20\), expected \(12, 20\)"),
     ({"bias1": (1,)}, r"bias1 has shape \(1,\), expected \(20,\)"),
+    ({"weight1": None}, r"and weight1 of shape \(D, H\), got \(2, 5, 12\) and None"),
+    ({"norm_weight": None}, "norm_weight is None"),
+    ({"weight2": None}, "weight2 is None"),
     ({"weight2": (12, 20)}, r"weight2 has shape \(12, 20\), expected \(20, 12\)"),
 ])  # fmt: skip
 def test_what_the_second_half_refuses(change, said):
     shapes = {"z": (2, 5, 12), "norm_weight": (12,), "norm_bias": (12,), "weight1": (12, 20), "bias1": (20,),
               "weight2": (20, 12), "bias2": (12,)}  # fmt: skip
     with pytest.raises(ValueError, match=said):
-        mv.ops.residual_mlp(*(np.ones(change.get(name, shape), np.float32) for name, shape in shapes.items()))
+        mv.ops.residual_mlp(*arrays_of(shapes | change))

@@ -1,5 +1,6 @@
 """The layers against plain NumPy, and randomness that is counted: a function of (seed, layer, step, index)."""
 
+import copy
 import math
 
 import numpy as np
@@ -168,6 +169,34 @@ def test_the_mask_advances_with_every_call_in_training(make):
     set_step(layer, 0)
     np.testing.assert_array_equal(layer(x), first)
     np.testing.assert_array_equal(layer(x), second)
+
+
+class Twice(Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x), self.layer(x)
+
+
+def test_which_calls_are_steps():
+    x, layer = np.ones((64, 8), "float32"), Dropout(0.5)
+    model = Twice(layer)
+    first, again = model(x)
+    np.testing.assert_array_equal(first, again)  # one call of the outermost module
+    second, _ = model(x)
+    assert not np.array_equal(first, second)
+    assert layer.step == 2
+    model.training = False  # masks are drawn in evaluation too: those of the last step, whatever else is called meanwhile
+    for _ in range(2):
+        Dropout(0.5)(x)
+        np.testing.assert_array_equal(model(x)[0], second)
+        np.testing.assert_array_equal(layer.forward(x), second)
+    restored = copy.deepcopy(model.train())
+    set_step(restored, 0)
+    np.testing.assert_array_equal(restored(x)[0], first)
+    np.testing.assert_array_equal(restored(x)[0], second)
 
 
 @pytest.mark.parametrize("make", [Dropout, DropPath])

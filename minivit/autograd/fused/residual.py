@@ -51,7 +51,7 @@ def residual_attention(
     if queries is not None and not 1 <= queries <= z.shape[1]:
         raise ValueError(f"queries: expected 1 to {z.shape[1]}, the number of tokens, or None, got {queries}")
     D = z.shape[2]
-    _check(norm_weight=(norm_weight, (D,)), norm_bias=(norm_bias, (D,)), qkv_weight=(qkv_weight, (D, 3 * D)),
+    _check(z, norm_weight=(norm_weight, (D,)), norm_bias=(norm_bias, (D,)), qkv_weight=(qkv_weight, (D, 3 * D)),
            qkv_bias=(qkv_bias, (3 * D,)), proj_weight=(proj_weight, (D, D)), proj_bias=(proj_bias, (D,)))
     parameters = norm_weight, norm_bias, qkv_weight, qkv_bias, proj_weight, proj_bias
     fast = residual_by_kernel.attention(z, parameters, num_heads, scale, queries, eps, keep)
@@ -101,10 +101,11 @@ def residual_mlp(z, norm_weight, norm_bias, weight1, bias1, weight2, bias2, *, a
     Returns:
         (..., D)
     """
-    if z.ndim == 0 or weight1.ndim != 2:
-        raise ValueError(f"expected z of shape (..., D) and weight1 of shape (D, H), got {z.shape} and {weight1.shape}")
+    if z.ndim == 0 or getattr(weight1, "ndim", 0) != 2:
+        raise ValueError("expected z of shape (..., D) and weight1 of shape (D, H), "
+                         f"got {z.shape} and {getattr(weight1, 'shape', weight1)}")
     D, H = z.shape[-1], weight1.shape[1]
-    _check(norm_weight=(norm_weight, (D,)), norm_bias=(norm_bias, (D,)), weight1=(weight1, (D, H)), bias1=(bias1, (H,)),
+    _check(z, norm_weight=(norm_weight, (D,)), norm_bias=(norm_bias, (D,)), weight1=(weight1, (D, H)), bias1=(bias1, (H,)),
            weight2=(weight2, (H, D)), bias2=(bias2, (D,)))
     parameters = norm_weight, norm_bias, weight1, bias1, weight2, bias2
     fast = residual_by_kernel.mlp(z, parameters, approximate, eps, keep)
@@ -132,7 +133,10 @@ def _(g, z, norm_weight, norm_bias, weight1, bias1, weight2, bias2, approximate,
     return gz, g_norm_weight, g_norm_bias, g_weight1, g_bias1, g_weight2, g_bias2
 
 
-def _check(**parameters):
+def _check(z, **parameters):
     for name, (given, shape) in parameters.items():
-        if given is not None and given.shape != shape:
-            raise ValueError(f"{name} has shape {given.shape}, expected {shape}")
+        if given is None and name in ("qkv_bias", "proj_bias", "bias1", "bias2"):
+            continue
+        if getattr(given, "shape", None) != shape:
+            found = f"has shape {given.shape}" if hasattr(given, "shape") else f"is {given!r}"
+            raise ValueError(f"{name} {found}, expected {shape} for z of shape {z.shape}")

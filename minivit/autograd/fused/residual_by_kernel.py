@@ -11,7 +11,8 @@ from minivit.autograd.tensor import Tensor, mode
 from minivit.backend import empty, kernel, num_threads
 
 _MOST_WEIGHTS = 1 << 19  # of a half: they stay in a core's second cache while the images pass by
-_FEW_WEIGHTS, _FEW_ROWS = 1 << 16, 128  # each thread copies all weights, which for few rows must be few
+_FEW_WEIGHTS, _FEW_ROWS = 1 << 16, 128  # each thread copies all weights: with fewer rows than these, only so many
+_MOST_TOKENS = 1 << 10  # of an image, which is not divided
 _MOST_PARTS = 1 << 22  # numbers in all threads' parts of the parameters' gradients
 
 
@@ -22,15 +23,17 @@ def pays(z: Any, weights: int, by_images: bool) -> bool:
     where somebody watches the operations, or changes their inputs.
 
     Args:
-        z: the input, a Tensor (..., D).
+        z: the input, a Tensor (B, N, D).
         weights: how many the half has.
         by_images: whether only whole images can be divided among threads, or any rows.
     """
     watched = mode.intercept is not None or mode.anomaly or mode.autocast is not None
-    if weights > _MOST_WEIGHTS or watched or not isinstance(z, Tensor):
+    if weights > _MOST_WEIGHTS or watched or not isinstance(z, Tensor) or z.ndim != 3:
         return False
-    threads, images, rows = num_threads(), len(z.data), z.data.size // z.data.shape[-1]
-    if by_images and images % threads and images < 4 * threads or weights > _FEW_WEIGHTS and rows < _FEW_ROWS * threads:
+    threads, (images, tokens, _) = num_threads(), z.shape
+    if by_images and (images % threads and images < 4 * threads or tokens > _MOST_TOKENS):
+        return False
+    if weights > _FEW_WEIGHTS and images * tokens < _FEW_ROWS * threads:
         return False
     return not (mode.recording and weights * threads > _MOST_PARTS) and kernel("residual_mlp", z.data) is not None
 
@@ -48,7 +51,7 @@ def attention(
         mu, rstd, log_total = (np.empty(shape, np.float32) for shape in ((B * N, 1), (B * N, 1), (B, heads, Q, 1)))
         saved = mu, rstd, empty((B, N, 3 * D), np.float32), empty((B, Q, D), np.float32), log_total
     out = empty((B, Q, D), np.float32)
-    fast(B, N, Q, D, heads, scale or 1 / math.sqrt(D // heads), eps, z, *parameters, out, *saved)
+    fast(B, N, Q, D, heads, _scale(scale, D // heads), eps, z, *parameters, out, *saved)
     return out, saved
 
 
@@ -63,7 +66,7 @@ def attention_vjp(
     (B, N, D), Q = z.shape, g.shape[1]
     gz, gradients, chunks, more = _gradients(z, parameters, B, needs)
     norm_weight, norm_bias, qkv_weight, _, proj_weight, _ = parameters
-    fast(chunks, B, N, Q, D, heads, scale or 1 / math.sqrt(D // heads), g, z, mu, rstd, qkv, merged, log_total,
+    fast(chunks, B, N, Q, D, heads, _scale(scale, D // heads), g, z, mu, rstd, qkv, merged, log_total,
          norm_weight, norm_bias, qkv_weight, proj_weight, gz, *gradients, more)  # fmt: skip
     return gz, *gradients
 
@@ -79,7 +82,7 @@ def mlp(z: Any, parameters: tuple[Any, ...], approximate: bool, eps: float, keep
     if keep:
         saved = np.empty((rows, 1), np.float32), np.empty((rows, 1), np.float32), empty((*z.shape[:-1], H), np.float32)
     out = empty(z.shape, np.float32)
-    fast(rows, D, H, approximate, eps, z, *parameters, out, *saved)
+    fast(rows, D, H, bool(approximate), eps, z, *parameters, out, *saved)
     return out, saved
 
 
@@ -94,7 +97,7 @@ def mlp_vjp(
         return None
     rows = z.size // D
     gz, gradients, chunks, more = _gradients(z, parameters, rows, needs)
-    fast(chunks, rows, D, H, approximate, g, z, mu, rstd, hidden, norm_weight, norm_bias, weight1, weight2,
+    fast(chunks, rows, D, H, bool(approximate), g, z, mu, rstd, hidden, norm_weight, norm_bias, weight1, weight2,
          gz, *gradients, more)  # fmt: skip
     return gz, *gradients
 

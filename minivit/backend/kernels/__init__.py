@@ -5,8 +5,9 @@
 
 `kernels.c` holds them, written once for both machines: CuPy compiles it for a GPU, the system's C compiler for the
 processor, when the first one is asked for; the result is kept in the user's cache. Beside it stands what only the
-processor needs: its threads (`threads.c`), products (`products.c`), and with them the linear layer and attention
-(`linear.c`, `attention.c`). Where there is no compiler, the array code computes the same, with more passes over memory.
+processor needs: its threads (`threads.c`), products (`products.c`), and with them the linear layer, attention and the
+halves of a block (`linear.c`, `attention.c`, `residual.c`). Where there is no compiler, the array code computes the same,
+with more passes over memory.
 A kernel takes float32 arrays in C order (on a GPU float16 too), divides large ones among the cores, and lets Python's
 other threads run meanwhile.
 

@@ -48,8 +48,8 @@ typedef struct { size h, N, M, d, dv; strides q, k, v, out, g, gq, gk, gv; } sha
 // then said of whole vectors, and nothing needs to be added up within one.
 
 // Each of the pieces is one head, of one image, and some of its queries: `piece` names them, (head, first query, last + 1);
-// without it each is a whole head. `layout` is a `shape`. If log_total is there it takes, for the way back, the logarithm of each row's sum of exp: (images,
-// heads, N).
+// without it each is a whole head. `layout` is a `shape`. If log_total is there it takes, for the way back, the logarithm of
+// each row's sum of exp: (images, heads, N).
 KERNEL attention(size pieces, float scale, const size *piece, const size *layout,
                  const real *q, const real *k, const real *v, real *out, float *log_total) {
     const shape *s = (const shape *)layout;

@@ -6,10 +6,10 @@
 
 #define MANY 400  // rows at a time, about: what the kernels hand on is then in the second cache
 
-// From here on this thread calls kernels for itself alone: `first` to `last` of n things are its part of the work.
+// `first` to `last` of n things are this thread's part of the work; from here on it calls kernels for itself alone.
 #define ALONE(n) size first = FIRST(n), last = LAST(n); part_ = 0, parts_ = 1
 
-// In equal steps of at most `most` (at least one) of them: `count` from `at` on
+// From `first` to `last` in equal steps of at most `most`, which is 1 or more: `count` from `at` on
 #define STEPS(at, count, most) \
     for (size s_ = 0, steps_ = (last - first + (most) - 1) / (most), at, count; s_ < steps_ && \
          (at = first + (last - first) * s_ / steps_, count = first + (last - first) * (s_ + 1) / steps_ - at, 1); s_++)
@@ -48,7 +48,7 @@ static int to_qkv(size images, size N, size Q, size D, layer *piece) {
     return 2;
 }
 
-// The same of layer norm, and ∂x; `sums` is room for 2 D numbers
+// Layer norm's ∂x, and, if asked for, ∂weight and ∂bias, added to what is there if `more`; `sums` is room for 2 D numbers
 static void norm_vjp(int more, size rows, size D, const float *g, const float *x, const float *mu, const float *rstd,
                      const float *weight, float *gx, float *gweight, float *gbias, float *sums) {
     layer_norm_vjp(1, rows, D, g, x, mu, rstd, weight, gx, gweight ? sums : 0, sums + D);
@@ -63,6 +63,8 @@ static void norm_vjp(int more, size rows, size D, const float *g, const float *x
 // no such parameter, or nobody asks.
 enum { NORM_WEIGHT, NORM_BIAS, WEIGHT1, BIAS1, WEIGHT2, BIAS2 };
 typedef struct { size n; float *at; } gradient;
+#define OF_ATTENTION {{D, gnorm_weight}, {D, gnorm_bias}, {D * 3 * D, gqkv_weight}, {3 * D, gqkv_bias}, {D * D, gproj_weight}, {D, gproj_bias}}
+#define OF_MLP {{D, gnorm_weight}, {D, gnorm_bias}, {D * H, gweight1}, {H, gbias1}, {H * D, gweight2}, {D, gbias2}}
 
 static void of_chunk(size c, gradient *six, float *more) {
     size all = 0;
@@ -126,8 +128,7 @@ KERNEL residual_attention_vjp(size chunks, size images, size N, size Q, size D, 
     part_ = 0, parts_ = 1;
     for (size c = first_chunk; c < last_chunk; c++) {
         size first = images * c / chunks, last = images * (c + 1) / chunks;
-        gradient own[] = {{D, gnorm_weight}, {D, gnorm_bias}, {D * 3 * D, gqkv_weight}, {3 * D, gqkv_bias}, {D * D, gproj_weight},
-                          {D, gproj_bias}};
+        gradient own[] = OF_ATTENTION;
         of_chunk(c, own, more);
         STEPS(b, count, most) {
             size rows = count * N, at = b * N;
@@ -156,8 +157,7 @@ KERNEL residual_attention_vjp_end(size chunks, size images, size N, size Q, size
                               const float *log_total, const real *norm_weight, const real *norm_bias, const real *qkv_weight,
                               const real *proj_weight, real *gz, real *gnorm_weight, real *gnorm_bias,
                               real *gqkv_weight, real *gqkv_bias, real *gproj_weight, real *gproj_bias, const real *more) {
-    const gradient six[] = {{D, gnorm_weight}, {D, gnorm_bias}, {D * 3 * D, gqkv_weight}, {3 * D, gqkv_bias}, {D * D, gproj_weight},
-                            {D, gproj_bias}};
+    const gradient six[] = OF_ATTENTION;
     add_chunks(chunks, six, more);
 }
 
@@ -195,7 +195,7 @@ KERNEL residual_mlp_vjp(size chunks, size rows, size D, size H, size tanh_form, 
     part_ = 0, parts_ = 1;
     for (size c = first_chunk; c < last_chunk; c++) {
         size first = rows * c / chunks, last = rows * (c + 1) / chunks;
-        gradient own[] = {{D, gnorm_weight}, {D, gnorm_bias}, {D * H, gweight1}, {H, gbias1}, {H * D, gweight2}, {D, gbias2}};
+        gradient own[] = OF_MLP;
         of_chunk(c, own, more);
         STEPS(r, count, most) {
             const real *h = g + r * D, *before = hidden + r * H;
@@ -221,6 +221,6 @@ KERNEL residual_mlp_vjp_end(size chunks, size rows, size D, size H, size tanh_fo
                         const float *mu, const float *rstd, const real *hidden, const real *norm_weight, const real *norm_bias,
                         const real *weight1, const real *weight2, real *gz, real *gnorm_weight, real *gnorm_bias,
                         real *gweight1, real *gbias1, real *gweight2, real *gbias2, const real *more) {
-    const gradient six[] = {{D, gnorm_weight}, {D, gnorm_bias}, {D * H, gweight1}, {H, gbias1}, {H * D, gweight2}, {D, gbias2}};
+    const gradient six[] = OF_MLP;
     add_chunks(chunks, six, more);
 }
