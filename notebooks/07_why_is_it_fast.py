@@ -620,7 +620,7 @@ plt.show()
 # %% [markdown]
 # Where passes were the cost, as in GELU and layer norm, compiling brings most. The linear layer gains little: a library's
 # product was fast before, and is matched by a page of C (`products.c`) that keeps a tile of the result in registers. A step
-# gains more than its parts on the average, for its blocks are computed as the next section says.
+# gains more than its parts, weighted by their time, would make it: its blocks are computed as the next section says.
 #
 # ## 11 Half a block at a time
 #
