@@ -48,7 +48,9 @@ def settle(most: float = 0.5, window: float = 0.005) -> None:
 
 
 def alternate(candidates: Mapping[str, Callable[[], Any]], rounds: int = 10, min_seconds: float = 0.2) -> dict[str, Timing]:
-    """Times each candidate once per round, in turn, each after a warm-up and from a quiet process.
+    """Times each candidate once per round, each after a warm-up and from a quiet process: in turn, and every second round in the
+    opposite order. So nobody always comes after the same one, whose work a processor may not have recovered from, and a
+    machine that grows slower does so for all.
 
     A step is timed as one among others, as in a loop: one that takes less than a second comes after one that is not timed, and
     one that takes less than `min_seconds` is made several times per round. What takes over a second and over four
@@ -64,8 +66,9 @@ def alternate(candidates: Mapping[str, Callable[[], Any]], rounds: int = 10, min
         calls[name] = max(1, int(min_seconds / max(took, 1e-9)))
         turns[name] = min(rounds, 3) if took > max(1, 4 * first) else rounds
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    order = list(candidates.items())
     for i in range(rounds):
-        for name, call in candidates.items():
+        for name, call in order[:: -1 if i % 2 else 1]:
             if i * turns[name] // rounds < (i + 1) * turns[name] // rounds:
                 seconds[name].append(_time(call, calls[name], before[name]))
     quartiles = {name: np.quantile(s, [0.25, 0.5, 0.75]).tolist() for name, s in seconds.items()}
