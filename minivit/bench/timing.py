@@ -48,9 +48,10 @@ def settle(most: float = 0.5, window: float = 0.005) -> None:
 
 
 def alternate(candidates: Mapping[str, Callable[[], Any]], rounds: int = 10, min_seconds: float = 0.2) -> dict[str, Timing]:
-    """Times each candidate once per round, each after a warm-up and from a quiet process: in turn, and every second round in the
-    opposite order. So nobody always comes after the same one, whose work a processor may not have recovered from, and a
-    machine that grows slower does so for all.
+    """Times each candidate once per round, each after a warm-up and from a quiet process.
+
+    They take turns, every second round in the opposite order: so nobody always comes after the same one, whose work the
+    processor may not have recovered from, and a machine that grows slower does so for all.
 
     A step is timed as one among others, as in a loop: one that takes less than a second comes after one that is not timed, and
     one that takes less than `min_seconds` is made several times per round. What takes over a second and over four

@@ -63,7 +63,8 @@ static void norm_vjp(int more, size rows, size D, const float *g, const float *x
 // no such parameter, or nobody asks.
 enum { NORM_WEIGHT, NORM_BIAS, WEIGHT1, BIAS1, WEIGHT2, BIAS2 };
 typedef struct { size n; float *at; } gradient;
-#define OF_ATTENTION {{D, gnorm_weight}, {D, gnorm_bias}, {D * 3 * D, gqkv_weight}, {3 * D, gqkv_bias}, {D * D, gproj_weight}, {D, gproj_bias}}
+#define OF_ATTENTION \
+    {{D, gnorm_weight}, {D, gnorm_bias}, {D * 3 * D, gqkv_weight}, {3 * D, gqkv_bias}, {D * D, gproj_weight}, {D, gproj_bias}}
 #define OF_MLP {{D, gnorm_weight}, {D, gnorm_bias}, {D * H, gweight1}, {H, gbias1}, {H * D, gweight2}, {D, gbias2}}
 
 static void of_chunk(size c, gradient *six, float *more) {
