@@ -18,11 +18,11 @@ import numpy as np
 from minivit.autograd import Tensor
 from minivit.backend import to_numpy
 
-BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, YELLOW, BLACK = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000",
+BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, YELLOW, BLACK, GREY = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000", "#8C8C8C",
 )  # fmt: skip
-COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)  # yellow is too faint for a line on white
-MARKERS, DASHES = "osD^vPX", ("-", "--", "-.", ":")
+COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK, GREY)  # yellow is too faint for a line on white
+MARKERS, DASHES = "osD^vPX*", ("-", "--", "-.", ":")
 AMOUNT, SIGNED = "viridis", "RdBu_r"  # names of color maps
 STYLE: Any = {
     "font.size": 10.0,
@@ -82,7 +82,7 @@ def png(figure: Any, dpi: float = 150) -> bytes:
 
 def line(i: int) -> dict[str, Any]:
     """Color, marker and dash of the i-th line of a picture."""
-    return {"color": COLORS[i % 7], "marker": MARKERS[i % 7], "linestyle": DASHES[i % 4], "markersize": 5, "linewidth": 1.6}
+    return {"color": COLORS[i % 8], "marker": MARKERS[i % 8], "linestyle": DASHES[i % 4], "markersize": 5, "linewidth": 1.6}
 
 
 def show_image(ax: Any, image: np.ndarray, title: str = "") -> Any:
