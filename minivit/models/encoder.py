@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from minivit.autograd import ops
@@ -133,21 +133,21 @@ _ambient = _Ambient()
 
 
 @contextmanager
-def all_tokens() -> Iterator[None]:
-    """Within this block, and in this thread, a ViT computes all tokens of its last block: to count, and to compare."""
-    before, _ambient.all_tokens = _ambient.all_tokens, True
+def _ambiently(name: str) -> Iterator[None]:
+    before = getattr(_ambient, name)
+    setattr(_ambient, name, True)
     try:
         yield
     finally:
-        _ambient.all_tokens = before
+        setattr(_ambient, name, before)
 
 
-@contextmanager
-def by_operation() -> Iterator[None]:
+def all_tokens() -> AbstractContextManager[None]:
+    """Within this block, and in this thread, a ViT computes all tokens of its last block: to count, and to compare."""
+    return _ambiently("all_tokens")
+
+
+def by_operation() -> AbstractContextManager[None]:
     """Within this block, and in this thread, an encoder block computes one operation after the other, as its text says, where
     it would otherwise compute each half in one: to see them in a graph, and to compare."""
-    before, _ambient.by_operation = _ambient.by_operation, True
-    try:
-        yield
-    finally:
-        _ambient.by_operation = before
+    return _ambiently("by_operation")

@@ -7,6 +7,27 @@
     size j = (I) < (J) ? FIRST_COLUMN(FIRST, J) : 0, j_end = (I) < (J) ? FIRST_COLUMN(LAST, J) : (J)
 #define FIRST_COLUMN(which, J) least(which(padded(J) / WIDTH) * WIDTH, J)
 
+// Some rows and columns of a linear layer: every `step`-th row of x, J columns of W from `from` on; W has `wide` columns
+typedef struct { size rows, step, K, from, J, wide; } layer;
+
+static void project(layer l, const float *x, const float *weight, const float *bias, float *y) {  // y = x W + b
+    multiply(l.rows, l.J, l.K, x, l.step * l.K, 1, weight + l.from, l.wide, 1, bias ? bias + l.from : 0, 0, y + l.from, l.step * l.wide);
+}
+
+static void project_input_vjp(int more, layer l, const float *g, const float *weight, float *gx) {  // ∂x = g Wᵀ, or added to it
+    size step = l.step * l.K;
+    multiply(l.rows, l.K, l.J, g + l.from, l.step * l.wide, 1, weight + l.from, 1, l.wide, more ? gx : 0, step, gx, step);
+}
+
+static void project_weight_vjp(int more, layer l, const float *g, const float *x, float *gweight, float *gbias) {  // xᵀ g, Σ g
+    const float one = 1, *h = g + l.from;
+    float *gw = gweight + l.from, *gb = gbias + l.from;
+    if (gweight) multiply(l.K, l.J, l.rows, x, 1, l.step * l.K, h, l.step * l.wide, 1, more ? gw : 0, l.wide, gw, l.wide);
+    if (gbias) multiply(1, l.J, l.rows, &one, 0, 0, h, l.step * l.wide, 1, more ? gb : 0, 0, gb, l.J);
+}
+
+static layer whole(size rows, size K, size J) { return (layer){rows, 1, K, 0, J, J}; }
+
 // y = x W + b, (rows, K) (K, J) -> (rows, J)
 KERNEL linear(size rows, size K, size J, const real *x, const real *weight, const real *bias, real *y) {
     SHARES(rows, J);
@@ -29,8 +50,7 @@ KERNEL linear_vjp(size chunks, size rows, size K, size J, const real *g, const r
         size first = rows * c / chunks, count = rows * (c + 1) / chunks - first, steps = (count + DEPTH - 1) / DEPTH;
         for (size s = 0; s < steps; s++) {  // so few rows that they are read from memory only once
             size r = first + count * s / steps, n = first + count * (s + 1) / steps - r;
-            if (gbias) multiply(1, J, n, &one, 0, 0, g + r * J, J, 1, s ? gb : 0, 0, gb, J);
-            if (gweight) multiply(K, J, n, x + r * K, 1, K, g + r * J, J, 1, s ? gw : 0, J, gw, J);
+            project_weight_vjp(s > 0, whole(n, K, J), g + r * J, x + r * K, gweight ? gw : 0, gbias ? gb : 0);
         }
     }
     if (chunks == 1 && gweight) {

@@ -19,27 +19,6 @@ static void normalized(size rows, size D, const float *x, const float *mu, const
     for (size r = 0; r < rows; r++) COLUMNS(j, D) y[r * D + j] = (x[r * D + j] - mu[r]) * rstd[r] * weight[j] + bias[j];
 }
 
-// Some rows and columns of a linear layer: every `step`-th row of x, J columns of W from `from` on; W has `wide` columns
-typedef struct { size rows, step, K, from, J, wide; } layer;
-
-static void project(layer l, const float *x, const float *weight, const float *bias, float *y) {  // y = x W + b
-    multiply(l.rows, l.J, l.K, x, l.step * l.K, 1, weight + l.from, l.wide, 1, bias ? bias + l.from : 0, 0, y + l.from, l.step * l.wide);
-}
-
-static void project_input_vjp(int more, layer l, const float *g, const float *weight, float *gx) {  // ∂x = g Wᵀ, or added to it
-    size step = l.step * l.K;
-    multiply(l.rows, l.K, l.J, g + l.from, l.step * l.wide, 1, weight + l.from, 1, l.wide, more ? gx : 0, step, gx, step);
-}
-
-static void project_weight_vjp(int more, layer l, const float *g, const float *x, float *gweight, float *gbias) {  // xᵀ g, Σ g
-    const float one = 1, *h = g + l.from;
-    float *gw = gweight + l.from, *gb = gbias + l.from;
-    multiply(l.K, l.J, l.rows, x, 1, l.step * l.K, h, l.step * l.wide, 1, more ? gw : 0, l.wide, gw, l.wide);
-    if (gbias) multiply(1, l.J, l.rows, &one, 0, 0, h, l.step * l.wide, 1, more ? gb : 0, 0, gb, l.J);
-}
-
-static layer whole(size rows, size K, size J) { return (layer){rows, 1, K, 0, J, J}; }
-
 // The projections to [q | k | v], in one piece; or in two where one token of N asks: k and v of all, q of that one
 static int to_qkv(size images, size N, size Q, size D, layer *piece) {
     if (Q > 1 || N == 1) return piece[0] = whole(images * N, D, 3 * D), 1;
