@@ -44,6 +44,7 @@ def _ratios(ax: Any, rows: Sequence[Row]) -> None:
         ax.errorbar(x, [y for y, _ in points], xerr=spread, capsize=2, label=peer, **style)
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
+    ax.xaxis.set_minor_formatter(lambda value, _: f"{value:g}×" if f"{value:e}"[0] in "25" else "")
     ax.set_yticks(range(len(rows)), [row.name for row in rows])
     ax.invert_yaxis()
     ax.set(xlabel="their time over minivit's (right of 1: minivit is faster)",
