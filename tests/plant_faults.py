@@ -64,9 +64,7 @@ EQUIVALENT: dict[tuple[str, str], str] = {
        "of a whole head the share is the gradient itself: it is written onto itself"
        for op in ("scaled_dot_product_attention", "multi_head_attention")},
     **{(op, "if fast is not None: return fast  ->  if False: return fast"): _KERNEL
-       for op in ("gelu", "layer_norm", "linear", "softmax", "residual_attention", "residual_mlp")},
-    **{(op, "True  ->  False"): "the rules of layer norm and of attention give ∂x whether it is asked for or not"
-       for op in ("residual_attention", "residual_mlp")},
+       for op in ("gelu", "layer_norm", "linear", "softmax", "encoder")},
     **{(op, "if bias is None and attention_by_kernel.attend_vjp(g, q, k, v, out, scale, log_total, gq, gk, gv): return  ->  "
             "if False: return"): _KERNEL for op in ("scaled_dot_product_attention", "multi_head_attention")},
     **{(op, fault): _HALF for fault in ("a.astype(q.dtype, copy=False)  ->  a", "gs.astype(q.dtype, copy=False)  ->  gs",
@@ -241,14 +239,17 @@ def faults_of(function: types.FunctionType, where: str, called: str) -> Iterator
 
 
 def helpers(function: types.FunctionType) -> dict[str, types.FunctionType]:
-    """The plain functions of minivit.autograd that a rule calls, and those that they call."""
+    """The plain functions of minivit.autograd that a rule calls, and those that they call; not references, which say what is
+    right, nor what is planted in with the engine."""
     found: dict[str, types.FunctionType] = {}
     todo = [function]
+    others = [op.reference for op in REGISTRY.values()] + ENGINE
     while todo:
         current = todo.pop()
         for name in sorted(set(current.__code__.co_names)):
             value = current.__globals__.get(name)
-            if isinstance(value, types.FunctionType) and value.__module__.startswith("minivit.autograd") and name not in found:
+            plain = isinstance(value, types.FunctionType) and value.__module__.startswith("minivit.autograd")
+            if plain and value not in others and name not in found:
                 found[name] = value
                 todo.append(value)
     return found

@@ -226,7 +226,7 @@ def replay(
     f: Callable[..., Any],
     args: Sequence[Any],
     options: dict[str, Any],
-    g: Tensor,
+    g: Any,
     needs: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
     """The recorded derivatives of f(*args), by computing f again from primitives.

@@ -8,10 +8,10 @@ from minivit.autograd.fused.attention import (
     split_heads,
 )
 from minivit.autograd.fused.cross_entropy import cross_entropy
+from minivit.autograd.fused.encoder import encoder
 from minivit.autograd.fused.gelu import gelu
 from minivit.autograd.fused.layer_norm import layer_norm
 from minivit.autograd.fused.linear import linear
-from minivit.autograd.fused.residual import residual_attention, residual_mlp
 from minivit.autograd.fused.softmax import log_softmax, softmax
 from minivit.autograd.primitives import (
     abs,
@@ -57,9 +57,9 @@ from minivit.autograd.primitives import (
 
 __all__ = [
     "abs", "add", "astype", "attention_probabilities", "broadcast_to", "clip", "col2im", "concatenate", "cos",
-    "cross_entropy", "divide", "erf", "exp", "gelu", "getitem", "identity", "im2col", "layer_norm", "linear", "log",
+    "cross_entropy", "divide", "encoder", "erf", "exp", "gelu", "getitem", "identity", "im2col", "layer_norm", "linear", "log",
     "log_softmax", "logsumexp", "matmul", "max", "maximum", "mean", "merge_heads", "min", "multi_head_attention",
-    "multiply", "negative", "pad", "power", "relu", "reshape", "residual_attention", "residual_mlp",
+    "multiply", "negative", "pad", "power", "relu", "reshape",
     "scaled_dot_product_attention", "scatter_add", "sign", "sin", "softmax", "split_heads", "sqrt", "stack", "subtract",
     "sum", "swapaxes", "tanh", "transpose", "var", "where",
 ]  # fmt: skip

@@ -325,30 +325,21 @@ def _multi_head_attention(rng):
     return Sample((_normal(rng, B, N, 3 * h * d), bias), options, (0,) if bias is None else (0, 1))
 
 
-@sampler("residual_attention")
-def _residual_attention(rng):
-    B, h, d = (int(i) for i in rng.integers(1, 4, 3))
-    N = int(rng.integers(1, 8))
-    options = {"num_heads": h, "scale": _scale(rng), "queries": int(rng.integers(1, N + 1)) if _flip(rng) else None}
-    return _residual(rng, (B, N, h * d), 3 * h * d, h * d, options)
-
-
-@sampler("residual_mlp")
-def _residual_mlp(rng):
-    D, H = (int(i) for i in rng.integers(1, 6, 2))
-    return _residual(rng, (*_shape(rng, 0, 2), D), H, H, {"approximate": _flip(rng)})
-
-
-def _residual(rng, shape, first, second, options):
-    """Around z of that shape: layer norm, a linear layer to `first` numbers, something, and one from `second`."""
-    D = shape[-1]
-    args = [_apart(rng, *shape), _normal(rng, D), _normal(rng, D), _normal(rng, D, first) / 2, _normal(rng, first),
-            _normal(rng, second, D), _normal(rng, D)]  # fmt: skip
-    for bias in (4, 6):
-        if rng.random() < 0.2:
-            args[bias] = None
-    options["eps"] = (1e-6, 1e-2, 0.5)[rng.integers(3)] if D > 2 else 0.5  # as for layer norm alone
-    return Sample(tuple(args), options, tuple(i for i, a in enumerate(args) if a is not None))
+@sampler("encoder")
+def _encoder(rng):
+    B, h, d, H, N = (int(i) for i in rng.integers(1, (3, 3, 3, 4, 4)))
+    D = h * d
+    arrays = [_apart(rng, B, N, D)]
+    for _ in range(rng.integers(1, 3)):  # blocks
+        for first, second in ((3 * D, D), (H, H)):  # numbers, between the two linear layers
+            arrays += [_normal(rng, D), _normal(rng, D), _normal(rng, D, first) / 2, _normal(rng, first),
+                       _normal(rng, second, D), _normal(rng, D)]  # fmt: skip
+            for bias in (-3, -1):
+                if rng.random() < 0.2:
+                    arrays[bias] = None
+    options = {"num_heads": h, "scale": _scale(rng), "queries": int(rng.integers(1, N + 1)) if _flip(rng) else None,
+               "approximate": _flip(rng), "eps": (1e-2, 0.5)[rng.integers(2)] if D > 2 else 0.5}  # fmt: skip
+    return Sample(tuple(arrays), options, tuple(i for i, a in enumerate(arrays) if a is not None))
 
 
 def _bias(rng, h, N, M):

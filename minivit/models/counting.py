@@ -49,9 +49,9 @@ def _macs(node: Any) -> int:
     if name == "scaled_dot_product_attention":
         (B, h, N, d), (_, _, M, _), (_, _, _, e) = shapes[:3]
         return B * h * N * M * (d + e)
-    if name == "residual_attention":
-        (B, N, D), asking = shapes[0], node.options["queries"] or shapes[0][1]
-        return 3 * B * N * D * D + 2 * B * asking * N * D + B * asking * D * D
-    if name == "residual_mlp":
-        return 2 * math.prod(shapes[0]) * shapes[3][1]
+    if name == "encoder":
+        (B, N, D), H, blocks = shapes[0], shapes[9][1], len(shapes) // 12
+        last = node.options["queries"] or N  # tokens that ask, in the last block
+        whole = [N] * (blocks - 1) + [last]
+        return B * sum(3 * N * D * D + 2 * asking * N * D + asking * D * (D + 2 * H) for asking in whole)
     return 0

@@ -7,12 +7,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from minivit.autograd import ops
-from minivit.autograd.fused.residual_by_kernel import pays
+from minivit.autograd.fused.encoder_by_kernel import blocks_at_once
 from minivit.models.attention import MultiHeadSelfAttention
 from minivit.nn import MLP, Dropout, DropPath, LayerNorm, Linear, Module
 
@@ -57,26 +57,14 @@ class EncoderBlock(Module):
         queries: only the rows of the first so many tokens are computed, (B, queries, D); None: all. The others still give
         their keys and values, and are done: what follows attention treats each token by itself.
 
-        Each half stands here twice: as one operation, which is quicker in small models, and as the lecture writes it, which
-        is computed in all other cases. Both give the same numbers."""
-        norm1, attn, norm2, mlp = self.norm1, self.attn, self.norm2, self.mlp
-        if bias is None and parts is None and self._attends_as_written() and _in_one(z, True, attn.qkv, attn.proj):
-            z = ops.residual_attention(
-                z, norm1.weight, norm1.bias, attn.qkv.weight, attn.qkv.bias, attn.proj.weight, attn.proj.bias,
-                num_heads=attn.num_heads, scale=attn.scale, queries=queries, eps=norm1.eps,
-            )  # fmt: skip
-        else:
-            asked = {} if queries is None else {"queries": queries}
-            attended = attn(norm1(z), bias, parts, f"{name}.attention", **asked)
-            z = z if queries is None else z[:, :queries]
-            z = z + self.drop_path1(self.dropout(attended))
-        if self._transforms_as_written() and _in_one(z, False, mlp.fc1, mlp.fc2):
-            z = ops.residual_mlp(
-                z, norm2.weight, norm2.bias, mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias,
-                approximate=mlp.approximate_gelu, eps=norm2.eps,
-            )  # fmt: skip
-        else:
-            z = z + self.drop_path2(mlp(norm2(z)))
+        In small models all of it is one operation (`encode`), which gives the same numbers."""
+        if bias is None and parts is None and _number_in_one([self], z):
+            return _in_one([self], z, queries)
+        asked = {} if queries is None else {"queries": queries}
+        attended = self.attn(self.norm1(z), bias, parts, f"{name}.attention", **asked)
+        z = z if queries is None else z[:, :queries]
+        z = z + self.drop_path1(self.dropout(attended))
+        z = z + self.drop_path2(self.mlp(self.norm2(z)))
         if parts is not None:
             parts[name] = z
         return z
@@ -84,44 +72,83 @@ class EncoderBlock(Module):
     def can_leave_out_tokens(self) -> bool:
         """Whether `queries` gives the rows of the whole result: not if a part has been replaced, by one that may mix tokens or
         look at all of them, nor while dropout draws its masks, which would be others, nor within `all_tokens()`."""
-        return not _ambient.all_tokens and (
-            _is(self, EncoderBlock) and _is(self.attn, MultiHeadSelfAttention) and _is(self.attn.proj, Linear)
-            and _is_silent(self.dropout) and _is(self.drop_path1, DropPath) and _is(self.drop_path2, DropPath)
-            and self._transforms_as_written(drop_path=True)
-        )
+        if _ambient.all_tokens or not self._has_own_parts():
+            return False
+        return not any(d.training and d.p for d in (self.dropout, self.mlp.dropout))
 
-    def _attends_as_written(self) -> bool:
-        """Whether the first half is z + MSA(LN(z)), each part of it this package's own."""
-        attn = self.attn
+    def _has_own_parts(self) -> bool:
+        """Whether its parts are of the kinds that it was made with."""
+        attn, mlp = self.attn, self.mlp
         return (
-            _is(self.norm1, LayerNorm) and _is(attn, MultiHeadSelfAttention)
-            and _is(attn.qkv, Linear) and _is(attn.proj, Linear) and attn.qkv.weight.shape[1] == 3 * attn.proj.weight.shape[1]
-            and _is_silent(self.dropout) and _is_silent(self.drop_path1)
-        )
+            _is(self, EncoderBlock) and _is(attn, MultiHeadSelfAttention) and _is(mlp, MLP)
+            and _is(attn.qkv, Linear) and _is(attn.proj, Linear) and _is(mlp.fc1, Linear) and _is(mlp.fc2, Linear)
+            and _is(self.norm1, LayerNorm) and _is(self.norm2, LayerNorm) and _is(self.dropout, Dropout)
+            and _is(mlp.dropout, Dropout) and _is(self.drop_path1, DropPath) and _is(self.drop_path2, DropPath)
+        )  # fmt: skip
 
-    def _transforms_as_written(self, drop_path: bool = False) -> bool:
-        """Whether the second half is z + MLP(LN(z)); drop_path: or, of whole images, z."""
-        mlp = self.mlp
-        return (
-            _is(self.norm2, LayerNorm) and _is(mlp, MLP) and _is(mlp.fc1, Linear) and _is(mlp.fc2, Linear)
-            and _is_silent(mlp.dropout) and (drop_path or _is_silent(self.drop_path2))
-        )
+    def _weights(self) -> tuple[Any, ...]:
+        """In the order of `ops.encoder`."""
+        norm1, attn, norm2, mlp = self.norm1, self.attn, self.norm2, self.mlp
+        return (norm1.weight, norm1.bias, attn.qkv.weight, attn.qkv.bias, attn.proj.weight, attn.proj.bias,
+                norm2.weight, norm2.bias, mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias)  # fmt: skip
+
+    def _options(self) -> dict[str, Any] | None:
+        """What `ops.encoder` has to know beside the weights; None where that computes something else."""
+        attn, mlp, eps = self.attn, self.mlp, self.norm1.eps
+        dropping = self.dropout, mlp.dropout, self.drop_path1, self.drop_path2
+        pruned = attn.qkv.weight.shape[1] != 3 * attn.proj.weight.shape[1]  # heads
+        if pruned or self.norm2.eps != eps or any(d.training and d.p for d in dropping):
+            return None
+        return {"num_heads": attn.num_heads, "scale": attn.scale, "approximate": mlp.approximate_gelu, "eps": eps}
 
 
-_AS_WRITTEN = {kind: kind.forward for kind in (EncoderBlock, MultiHeadSelfAttention, MLP, LayerNorm, Linear, Dropout, DropPath)}
+def encode(
+    blocks: Sequence[Any], z: Any, biases: Sequence[Any] = (), parts: dict[str, Any] | None = None, queries: int | None = None
+) -> Any:
+    """z through all blocks, (B, N, D); or (B, queries, D), where the last one computes these tokens only. In a small model
+    consecutive blocks are one operation, as long as nobody has changed what they compute.
+
+    biases: for each block what its attention adds to the scores, or nothing. parts: see `EncoderBlock`."""
+    i = 0
+    while i < len(blocks):
+        n = 0 if biases or parts is not None else _number_in_one(blocks[i:], z)
+        last = i + max(n, 1) == len(blocks)
+        if n > 1:
+            z = _in_one(blocks[i : i + n], z, queries if last else None)
+        else:
+            asked = {"queries": queries} if last and queries is not None else {}
+            z = blocks[i](z, biases[i]() if biases else None, parts, f"block{i}", **asked)
+        i += max(n, 1)
+    return z
+
+
+def _number_in_one(blocks: Sequence[Any], z: Any) -> int:
+    """How many of the blocks, from the first on, are to be computed in one operation; 0: as their text says."""
+    first, most = None, 0
+    for n, block in enumerate(blocks):
+        own = not _ambient.by_operation and type(block) is EncoderBlock and block._has_own_parts()
+        options = block._options() if own else None
+        if options is None or n and (options, block.mlp.fc1.weight.shape) != first:
+            return n
+        if not n:
+            first, weights = (options, block.mlp.fc1.weight.shape), block._weights()
+            most = blocks_at_once(z, sum(w.size for w in weights if w is not None))
+        if n == most:
+            return n
+    return len(blocks)
+
+
+def _in_one(blocks: Sequence[Any], z: Any, queries: int | None) -> Any:
+    weights = [w for block in blocks for w in block._weights()]
+    return ops.encoder(z, *weights, queries=queries, **blocks[0]._options())
+
+
+_FORWARD = {kind: kind.forward for kind in (EncoderBlock, MultiHeadSelfAttention, MLP, LayerNorm, Linear, Dropout, DropPath)}
 
 
 def _is(part: Any, kind: type) -> bool:
     """Whether a part is of this kind, and its forward nobody's but this package's."""
-    return type(part) is kind and "forward" not in vars(part) and kind.forward is _AS_WRITTEN[kind]
-
-
-def _is_silent(part: Any) -> bool:
-    return (_is(part, Dropout) or _is(part, DropPath)) and not (part.training and part.p)
-
-
-def _in_one(z: Any, by_images: bool, *layers: Linear) -> bool:
-    return not _ambient.by_operation and pays(z, sum(layer.weight.size for layer in layers), by_images)
+    return type(part) is kind and "forward" not in vars(part) and kind.forward is _FORWARD[kind]
 
 
 class _Ambient(threading.local):
@@ -149,5 +176,5 @@ def all_tokens() -> AbstractContextManager[None]:
 
 def by_operation() -> AbstractContextManager[None]:
     """Within this block, and in this thread, an encoder block computes one operation after the other, as its text says, where
-    it would otherwise compute each half in one: to see them in a graph, and to compare."""
+    it would otherwise compute all of them in one: to see them in a graph, and to compare."""
     return _ambiently("by_operation")

@@ -17,7 +17,7 @@ import numpy as np
 from minivit.autograd import ops
 from minivit.autograd.shares import in_shares
 from minivit.backend import kernels_on_cpu
-from minivit.models.encoder import EncoderBlock
+from minivit.models.encoder import EncoderBlock, encode
 from minivit.models.patches import Normalize, PatchEmbedding, check_images
 from minivit.models.positions import RelativePositionBias, sinusoidal, sinusoidal_2d
 from minivit.nn import Dropout, LayerNorm, Linear, Module, Parameter, init
@@ -194,13 +194,12 @@ class ViT(Module):
         z = self.dropout(z)
         if parts is not None:
             parts["embedded"] = z
-        for i, block in enumerate(self.blocks):
-            bias = self.biases[i]() if self.biases else None
-            last = i == len(self.blocks) - 1
-            if last and parts is None and c.pool == "cls" and isinstance(block, EncoderBlock) and block.can_leave_out_tokens():
-                z = block(z, bias, queries=1)  # the logits are made of the class token's row alone
-            else:
-                z = block(z, bias, parts, f"block{i}")
+        queries = None
+        if parts is None and c.pool == "cls" and self.blocks:
+            last = self.blocks[-1]
+            if isinstance(last, EncoderBlock) and last.can_leave_out_tokens():
+                queries = 1  # the logits are made of the class token's row alone
+        z = encode(self.blocks, z, self.biases, parts, queries)
         # layer norm treats every token by itself, so the class token can be read before it: the same, and less work
         pooled = self.norm(z[:, 0]) if c.pool == "cls" else self.norm(z).mean(axis=1)  # (B, D)
         if parts is not None:

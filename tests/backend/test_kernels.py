@@ -296,26 +296,28 @@ def test_linear_rounds_no_more_than_numpy(threads, rows, K, J):
         assert np.linalg.norm(ours - exact) < 1.5 * np.linalg.norm(left @ right - exact)
 
 
-HALVES = [  # (B, N, D, heads, H, queries): on either side of the 400 rows that are taken at a time, and of vectors
-    (1, 1, 1, 1, 1, None), (3, 17, 20, 5, 33, 1), (5, 170, 16, 2, 64, None), (2, 401, 6, 2, 7, 1), (7, 9, 48, 4, 96, 5),
-    (3, 200, 33, 3, 20, 200), (4, 1, 12, 3, 5, 1), (90, 10, 16, 2, 32, 1), (2, 430, 24, 3, 40, 7),
+BLOCKS = [  # (B, N, D, heads, H, queries, blocks): on either side of the 400 rows that are taken at a time, and of vectors
+    (1, 1, 1, 1, 1, None, 1), (3, 17, 20, 5, 33, 1, 2), (5, 170, 16, 2, 64, None, 1), (2, 401, 6, 2, 7, 1, 1),
+    (7, 9, 48, 4, 96, 5, 3), (3, 200, 33, 3, 20, 200, 1), (4, 1, 12, 3, 5, 1, 2), (90, 10, 16, 2, 32, 1, 2),
+    (2, 430, 24, 3, 40, 7, 2),
 ]  # fmt: skip
 
 
 @compiled
 @pytest.mark.parametrize("biases", [True, False])
-@pytest.mark.parametrize("half", ["residual_attention", "residual_mlp"])
-@pytest.mark.parametrize("shape", HALVES, ids=str)
-def test_halves_of_a_block_of_any_shape(threads, shape, half, biases):
-    B, N, D, heads, H, queries = shape
-    attention = half == "residual_attention"
-    options = {"num_heads": heads, "queries": queries} if attention else {"approximate": B % 2 == 0}
-    first, second = (3 * D, D) if attention else (H, H)
-    arrays = [normal(B, N, D), normal(D), normal(D), normal(D, first) / D**0.5, normal(first) if biases else None,
-              normal(second, D) / second**0.5, normal(D) if biases else None]  # fmt: skip
+@pytest.mark.parametrize("shape", BLOCKS, ids=str)
+def test_blocks_of_any_shape(threads, shape, biases):
+    B, N, D, heads, H, queries, blocks = shape
+    options = {"num_heads": heads, "queries": queries, "approximate": B % 2 == 0}
+    arrays = [normal(B, N, D)]
+    for i in range(blocks):
+        some = biases or i == 1  # the blocks need not be alike in that
+        arrays += [normal(D), normal(D), normal(D, 3 * D) / D**0.5, normal(3 * D) if some else None,
+                   normal(D, D) / D**0.5, normal(D) if some else None, normal(D), normal(D), normal(D, H) / D**0.5,
+                   normal(H) if some else None, normal(H, D) / H**0.5, normal(D) if biases else None]  # fmt: skip
     wanted = [i for i, a in enumerate(arrays) if a is not None]
-    g = normal(B, (queries if attention else None) or N, D)
-    op = getattr(mv.ops, half)
+    g = normal(B, queries or N, D)
+    op = mv.ops.encoder
 
     def run(f, dtype, targets):
         tensors = [a if a is None else mv.Tensor(a.astype(dtype), requires_grad=True) for a in arrays]
@@ -335,7 +337,7 @@ def test_halves_of_a_block_of_any_shape(threads, shape, half, biases):
 
 
 @compiled
-def test_the_halves_of_a_block_run_in_kernels(monkeypatch):
+def test_blocks_run_in_kernels(monkeypatch):
     called = []
     monkeypatch.setattr(kernels, "_on_cpu", {
         name: lambda *a, name=name, f=f: (called.append(name), f(*a)) for name, f in kernels._on_cpu.items()
@@ -343,7 +345,7 @@ def test_the_halves_of_a_block_run_in_kernels(monkeypatch):
     block = mv.models.EncoderBlock(16, 2, 32)
     z = mv.Tensor(normal(8, 5, 16), requires_grad=True)
     mv.grad(block(z).sum(), [z])
-    assert called == ["residual_attention", "residual_mlp", "residual_mlp_vjp", "residual_attention_vjp"]
+    assert called == ["encoder", "encoder_vjp"]
 
 
 def sanitizer():
@@ -369,7 +371,7 @@ def test_nothing_is_touched_outside_of_an_array(tmp_path):
     environment.update(CC=str(wrapper), XDG_CACHE_HOME=str(tmp_path))
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "-p", "no:faulthandler", __file__, "-k",
-         "(linear or attention or layer_norm or large or several or halves) and not device and not outside"],
+         "(linear or attention or layer_norm or large or several or blocks) and not device and not outside"],
         env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]

@@ -5,8 +5,10 @@ import pytest
 
 import minivit as mv
 from minivit.autograd.engine import _ancestors
+from minivit.autograd.fused import encoder_by_kernel
 from minivit.backend import array_code, kernels_on_cpu, set_num_threads
 from minivit.models import EncoderBlock, MultiHeadSelfAttention, by_operation
+from minivit.models.encoder import encode
 from tests.models.small import perturb
 
 Z = np.random.default_rng(0).standard_normal((40, 5, 12))
@@ -89,9 +91,8 @@ def test_an_unknown_scale():
         MultiHeadSelfAttention(12, 3, scale="D")
 
 
-# ---- each half in one operation ----
+# ---- blocks in one operation ----
 
-IN_ONE = ["residual_attention", "residual_mlp"]
 compiled = pytest.mark.skipif(not kernels_on_cpu(), reason="the kernels are not compiled here")
 
 
@@ -114,6 +115,11 @@ def operations(y):
     return [node.op.name for node in _ancestors(y.node)]
 
 
+def in_one(y):
+    """Of how many blocks each is that was computed in one operation."""
+    return [len(node.shapes) // 12 for node in _ancestors(y.node) if node.op.name == "encoder"]
+
+
 @compiled
 @pytest.mark.parametrize("queries", [None, 1, 3])
 @pytest.mark.parametrize(
@@ -121,9 +127,9 @@ def operations(y):
     [{}, {"qkv_bias": 0}, {"scale": "width"}, {"norm_eps": 0.1}, {"approximate_gelu": True}, {"approximate_gelu": np.bool_(1)}],
     ids=str,
 )
-def test_halves_in_one_are_what_the_text_says(two_threads, options, queries):
+def test_a_block_in_one_is_what_the_text_says(two_threads, options, queries):
     block, z = single(**options), z32()
-    assert operations(block(z, queries=queries)) == IN_ONE
+    assert operations(block(z, queries=queries)) == ["encoder"]
     with by_operation():
         assert len(operations(block(z, queries=queries))) >= 9
         expected = block(z, queries=queries)
@@ -138,7 +144,7 @@ def test_halves_in_one_are_what_the_text_says(two_threads, options, queries):
 
 
 @compiled
-def test_second_derivatives_through_halves_in_one(two_threads):
+def test_second_derivatives_through_a_block_in_one(two_threads):
     block, z = single(), z32()
 
     def penalty():  # |dy/dz|^2, which depends on the weights
@@ -156,30 +162,84 @@ def of_ones_own(x):
     return x * 0.5
 
 
-BY_OPERATION = {  # what is done to a block -> the halves that are still one operation
-    "norm1": (lambda b: setattr(b, "norm1", of_ones_own), IN_ONE[1:]),
-    "qkv": (lambda b: setattr(b.attn.proj, "forward", of_ones_own), IN_ONE[1:]),
-    "attention": (lambda b: setattr(b, "attn", lambda z, bias, parts, name: z), IN_ONE[1:]),
-    "norm2": (lambda b: setattr(b.norm2, "forward", of_ones_own), IN_ONE[:1]),
-    "fc1": (lambda b: setattr(b.mlp.fc2, "forward", lambda x: x[..., :12]), IN_ONE[:1]),
-    "mlp": (lambda b: setattr(b, "mlp", of_ones_own), IN_ONE[:1]),
-    "dropout": (lambda b: setattr(b, "dropout", mv.nn.Dropout(0.5)), IN_ONE[1:]),
-    "dropout in the mlp": (lambda b: setattr(b.mlp, "dropout", mv.nn.Dropout(0.5)), IN_ONE[:1]),
-    "drop path 1": (lambda b: setattr(b, "drop_path1", mv.nn.DropPath(0.5)), IN_ONE[1:]),
-    "drop path 2": (lambda b: setattr(b, "drop_path2", mv.nn.DropPath(0.5)), IN_ONE[:1]),
+def with_eps(block):
+    block.norm2.eps = 0.1
+
+
+BY_OPERATION = {  # what is done to a block that is then computed as its text says
+    "norm1": lambda b: setattr(b, "norm1", of_ones_own),
+    "qkv": lambda b: setattr(b.attn.proj, "forward", of_ones_own),
+    "attention": lambda b: setattr(b, "attn", lambda z, bias, parts, name: z),
+    "norm2": lambda b: setattr(b.norm2, "forward", of_ones_own),
+    "eps of its own": with_eps,
+    "fc1": lambda b: setattr(b.mlp.fc2, "forward", lambda x: x[..., :12]),
+    "mlp": lambda b: setattr(b, "mlp", of_ones_own),
+    "forward": lambda b: setattr(b, "forward", lambda z: EncoderBlock.forward(b, z) * 1),
+    "dropout": lambda b: setattr(b, "dropout", mv.nn.Dropout(0.5)),
+    "dropout in the mlp": lambda b: setattr(b.mlp, "dropout", mv.nn.Dropout(0.5)),
+    "drop path 1": lambda b: setattr(b, "drop_path1", mv.nn.DropPath(0.5)),
+    "drop path 2": lambda b: setattr(b, "drop_path2", mv.nn.DropPath(0.5)),
 }
 
 
 @compiled
 @pytest.mark.parametrize("change", BY_OPERATION)
-def test_a_half_with_a_part_of_ones_own_is_computed_as_written(two_threads, change):
-    do, expected = BY_OPERATION[change]
+def test_a_block_with_a_part_of_ones_own_is_computed_as_written(two_threads, change):
     block, z = single(), z32()
-    do(block)
-    found = operations(block(z))
-    assert [name for name in found if name in IN_ONE] == expected
+    assert in_one(block(z)) == [1]
+    BY_OPERATION[change](block)
+    assert in_one(block(z)) == []
     if "drop" in change:
-        assert [name for name in operations(block.eval()(z)) if name in IN_ONE] == IN_ONE
+        assert in_one(block.eval()(z)) == [1]
+
+
+class OnesOwn(EncoderBlock):
+    pass
+
+
+@compiled
+def test_as_many_blocks_in_one_as_nobody_has_changed(two_threads):
+    def blocks(**at):
+        return [at.get(f"at{i}") or perturb(EncoderBlock(12, 3, 20, name=f"{i}", layer=i)) for i in range(5)]
+
+    z = z32()
+    for given, expected in (
+        (blocks(), [5]),
+        (blocks(at1=lambda z, bias, parts, name: z * 2), [1, 3]),  # a lone block is an operation, too
+        (blocks(at2=OnesOwn(12, 3, 20)), [2, 2]),
+        (blocks(at3=EncoderBlock(12, 3, 21)), [3, 1, 1]),
+        (blocks(at0=EncoderBlock(12, 2, 20)), [1, 4]),
+        (blocks(at4=EncoderBlock(12, 3, 20, approximate_gelu=True)), [4, 1]),
+        (blocks(at4=EncoderBlock(12, 3, 20, scale="width")), [4, 1]),
+        (blocks(at4=EncoderBlock(12, 3, 20, norm_eps=0.1)), [4, 1]),
+        (blocks(at1=EncoderBlock(12, 3, 20, qkv_bias=False)), [5]),  # they need not be alike in that
+        ([], []),
+    ):
+        y = encode(given, z, queries=1 if given else None)
+        assert (in_one(y) if given else y is z or in_one(y)) == (expected or True)
+        with by_operation():
+            np.testing.assert_allclose(y.data, encode(given, z, queries=1 if given else None).data, rtol=1e-5, atol=1e-5)
+    five = blocks()
+    expected = encode(five, z).data
+    one_after_the_other = z
+    for block in five:
+        one_after_the_other = block(one_after_the_other)
+    np.testing.assert_array_equal(one_after_the_other.data, expected)
+    assert in_one(encode(five, z, [lambda: np.zeros((3, 5, 5), np.float32)] * 5)) == []
+    assert in_one(encode(five, z, parts={})) == []
+
+
+@compiled
+def test_only_so_many_blocks_in_one(two_threads, monkeypatch):
+    five, z = [perturb(EncoderBlock(12, 3, 20, name=f"{i}", layer=i)) for i in range(5)], z32()
+    weights = five[0].num_parameters()
+    monkeypatch.setattr(encoder_by_kernel, "_MOST_PARTS", 2 * weights)  # too few numbers to divide them among threads
+    assert in_one(encode(five, z)) == [2, 2, 1]
+    with mv.no_grad():
+        assert encoder_by_kernel.blocks_at_once(z, weights) > 5
+    monkeypatch.setattr(encoder_by_kernel, "_MOST_WORK", 3 * weights * 40)  # for the 40 tokens
+    monkeypatch.setattr(encoder_by_kernel, "_MOST_PARTS", 1 << 22)
+    assert in_one(encode(five, z)) == [3, 2]
 
 
 @compiled
@@ -196,8 +256,7 @@ def test_a_forward_that_was_replaced_on_a_class_is_called(two_threads, monkeypat
 def test_heads_that_were_pruned(two_threads):
     block = single()
     block.attn.qkv, block.attn.proj, block.attn.num_heads = mv.nn.Linear(12, 24), mv.nn.Linear(8, 12), 2
-    assert operations(block(z32()))[-1] == "residual_mlp"
-    assert "residual_attention" not in operations(block(z32()))
+    assert in_one(block(z32())) == []
 
 
 @compiled
@@ -211,42 +270,47 @@ def test_scores_of_nothing(two_threads):
 
 @compiled
 def test_where_operations_are_watched_or_cannot_be_divided_they_are_computed_one_by_one(two_threads):
-    def in_one(block, z, *args):
-        return [name for name in operations(block(z, *args)) if name in IN_ONE]
+    def ones(*shape):
+        return mv.Tensor(np.ones(shape, np.float32), requires_grad=True)
 
-    assert in_one(single(), z32()) == IN_ONE
-    assert in_one(single(), z32(), np.zeros((3, 5, 5), np.float32)) == IN_ONE[1:]  # a bias
-    assert in_one(single(), z32(), None, {}) == IN_ONE[1:]  # the attention matrix is wanted
-    assert in_one(single(), z32(3)) == IN_ONE[1:]  # three images for two threads
-    assert in_one(single(), z32(9)) == IN_ONE
-    assert in_one(single().to(dtype="float64"), mv.Tensor(Z, requires_grad=True)) == []
+    def is_in_one(block, z, *args):
+        return in_one(block(z, *args)) == [1]
+
+    assert is_in_one(single(), z32())
+    assert not is_in_one(single(), z32(), np.zeros((3, 5, 5), np.float32))  # a bias
+    assert not is_in_one(single(), z32(), None, {})  # the attention matrix is wanted
+    assert not is_in_one(single().to(dtype="float64"), mv.Tensor(Z, requires_grad=True))
     with mv.anomaly():
-        assert in_one(single(), z32()) == []
+        assert not is_in_one(single(), z32())
     with mv.autocast():
-        assert in_one(single(), z32()) == []
+        assert not is_in_one(single(), z32())
     with array_code():
-        assert in_one(single(), z32()) == []
-    large = EncoderBlock(256, 4, 1025)
-    assert in_one(large, mv.Tensor(np.ones((64, 5, 256), np.float32), requires_grad=True)) == IN_ONE[:1]
-    few = mv.Tensor(np.ones((2, 100, 256), np.float32), requires_grad=True)  # rows, for that many weights
-    assert in_one(EncoderBlock(256, 4, 256), few) == []
-    long = mv.Tensor(np.ones((2, 1025, 12), np.float32), requires_grad=True)
-    assert in_one(single(), long) == IN_ONE[1:]
-    assert in_one(single(), mv.Tensor(long.data[:, 1:], requires_grad=True)) == IN_ONE[1:]  # gaps between images
-    assert in_one(single(), mv.Tensor(np.ascontiguousarray(long.data[:, 1:]), requires_grad=True)) == IN_ONE
+        assert not is_in_one(single(), z32())
+    assert is_in_one(single(), ones(3, 455, 12))  # so little is for one thread
+    assert not is_in_one(single(), ones(3, 456, 12))  # three images for two threads
+    assert is_in_one(single(), ones(9, 456, 12))
+    assert is_in_one(EncoderBlock(256, 4, 1528), ones(64, 5, 256))
+    assert not is_in_one(EncoderBlock(256, 4, 1529), ones(64, 5, 256))  # large
+    assert not is_in_one(EncoderBlock(256, 4, 256), ones(2, 100, 256))  # few rows, for that many weights
+    assert not is_in_one(single(), ones(2, 1025, 12))
+    long = ones(2, 1025, 12)
+    assert not is_in_one(single(), mv.Tensor(long.data[:, 1:], requires_grad=True))  # gaps between images
+    assert is_in_one(single(), mv.Tensor(np.ascontiguousarray(long.data[:, 1:]), requires_grad=True))
     set_num_threads(64)
-    assert in_one(EncoderBlock(128, 4, 512), mv.Tensor(np.ones((256, 50, 128), np.float32), requires_grad=True)) == IN_ONE[:1]
+    z = ones(256, 50, 128)
+    assert not is_in_one(EncoderBlock(128, 4, 512), z)  # so many copies of the gradients
     with mv.no_grad():
-        assert mv.autograd.fused.residual_by_kernel.pays(mv.Tensor(np.ones((256, 50, 128), np.float32)), 1 << 17, False)
+        assert encoder_by_kernel.blocks_at_once(z, 12 * 128**2)
 
 
-def test_counting_the_products_of_halves_in_one(two_threads):
+def test_counting_the_products_of_blocks_in_one(two_threads):
     from minivit.models.counting import macs_of
 
+    blocks = [single(), single()]
     for queries in (None, 2):
-        y = single()(z32(), queries=queries)
+        y = encode(blocks, z32(), queries=queries)
         with by_operation():
-            assert macs_of(y) == macs_of(single()(z32(), queries=queries))
+            assert macs_of(y) == macs_of(encode(blocks, z32(), queries=queries))
 
 
 def arrays_of(shapes):
@@ -254,38 +318,39 @@ def arrays_of(shapes):
 
 
 @pytest.mark.parametrize(("change", "said"), [
-    ({"z": (2, 12)}, r"residual_attention: expected z of shape \(batch, tokens, width\) with 3 heads .* width, got \(2, 12\)"),
+    ({"z": (2, 12)}, r"encoder: expected z of shape \(batch, tokens, width\) with 3 heads .* width, got \(2, 12\)"),
     ({"z": (2, 5, 13)}, "with 3 heads dividing the width"),
-    ({"norm_weight": (1,)}, r"residual_attention: norm_weight has shape \(1,\), expected \(12,\)"),
-    ({"qkv_weight": (12, 12)}, r"qkv_weight has shape \(12, 12\), expected \(12, 36\)"),
-    ({"proj_bias": (36,)}, r"proj_bias has shape \(36,\), expected \(12,\)"),
+    ({"num_heads": 0}, "with 0 heads dividing the width"),
     ({"queries": 6}, "queries: expected 1 to 5, the number of tokens, or None, got 6"),
     ({"queries": 0}, "queries: expected 1 to 5, the number of tokens, or None, got 0"),
-    ({"num_heads": 0}, "with 0 heads dividing the width"),
-    ({"norm_bias": None}, r"norm_bias is None, expected \(12,\) for z of shape \(2, 5, 12\)"),
-    ({"proj_weight": None}, "proj_weight is None"),
+    ({"norm1_weight": (1,)}, r"norm1_weight of block 1 has shape \(1,\), expected \(12,\) for z of shape \(2, 5, 12\)"),
+    ({"norm1_bias": None}, r"norm1_bias of block 1 is None, expected \(12,\)"),
+    ({"qkv_weight": (12, 12)}, r"qkv_weight of block 1 has shape \(12, 12\), expected \(12, 36\)"),
+    ({"proj_weight": None}, "proj_weight of block 1 is None"),
+    ({"proj_bias": (36,)}, r"proj_bias of block 1 has shape \(36,\), expected \(12,\)"),
+    ({"norm2_weight": None}, "norm2_weight of block 1 is None"),
+    ({"weight1": (11, 20)}, r"weight1 of block 1 has shape \(11, 20\), expected \(12, 20\)"),
+    ({"weight1": None}, r"weight1 of block 1 is None"),
+    ({"bias1": (1,)}, r"bias1 of block 1 has shape \(1,\), expected \(20,\)"),
+    ({"weight2": (12, 20)}, r"weight2 of block 1 has shape \(12, 20\), expected \(20, 12\)"),
+    ({"weight2": None}, "weight2 of block 1 is None"),
 ])  # fmt: skip
-def test_what_the_first_half_refuses(change, said):
-    shapes = {"z": (2, 5, 12), "norm_weight": (12,), "norm_bias": (12,), "qkv_weight": (12, 36), "qkv_bias": (36,),
-              "proj_weight": (12, 12), "proj_bias": (12,)}  # fmt: skip
-    options = {"num_heads": 3, **{k: v for k, v in change.items() if k not in shapes}}
-    arrays = arrays_of(shapes | {k: v for k, v in change.items() if k in shapes})
-    with pytest.raises(ValueError, match=said):
-        mv.ops.residual_attention(*arrays, **options)
-
-
-@pytest.mark.parametrize(("change", "said"), [
-    ({"z": ()}, r"residual_mlp: expected z of shape \(..., D\) and weight1 of shape \(D, H\), got \(\)"),
-    ({"weight1": (12,)}, r"and weight1 of shape \(D, H\), got \(2, 5, 12\) and \(12,\)"),
-    ({"weight1": (11, 20)}, r"weight1 has shape \(11, 20\), expected \(12, 20\)"),
-    ({"bias1": (1,)}, r"bias1 has shape \(1,\), expected \(20,\)"),
-    ({"weight1": None}, r"and weight1 of shape \(D, H\), got \(2, 5, 12\) and None"),
-    ({"norm_weight": None}, "norm_weight is None"),
-    ({"weight2": None}, "weight2 is None"),
-    ({"weight2": (12, 20)}, r"weight2 has shape \(12, 20\), expected \(20, 12\)"),
-])  # fmt: skip
-def test_what_the_second_half_refuses(change, said):
-    shapes = {"z": (2, 5, 12), "norm_weight": (12,), "norm_bias": (12,), "weight1": (12, 20), "bias1": (20,),
+def test_what_a_block_in_one_refuses(change, said):
+    shapes = {"norm1_weight": (12,), "norm1_bias": (12,), "qkv_weight": (12, 36), "qkv_bias": (36,), "proj_weight": (12, 12),
+              "proj_bias": (12,), "norm2_weight": (12,), "norm2_bias": (12,), "weight1": (12, 20), "bias1": (20,),
               "weight2": (20, 12), "bias2": (12,)}  # fmt: skip
+    second = shapes | {k: v for k, v in change.items() if k in shapes}
+    options = {"num_heads": 3} | {k: v for k, v in change.items() if k in ("num_heads", "queries")}
+    z = np.ones(change.get("z", (2, 5, 12)), np.float32)
     with pytest.raises(ValueError, match=said):
-        mv.ops.residual_mlp(*arrays_of(shapes | change))
+        mv.ops.encoder(z, *arrays_of(shapes), *arrays_of(second), **options)
+
+
+def test_parameters_that_are_not_twelve_for_each_block():
+    z = np.ones((2, 5, 12), np.float32)
+    for parameters in ([], arrays_of({"norm1_weight": (12,)})):
+        with pytest.raises(ValueError, match=r"twelve parameters for each block, norm1_weight, .*, bias2; got [01]"):
+            mv.ops.encoder(z, *parameters, num_heads=3)
+    shapes = [(12,), (12,), (12, 36), (36,), (12, 12), (12,), (12,), (12,), (12,), (20,), (20, 12), (12,)]
+    with pytest.raises(ValueError, match=r"weight1: expected shape \(D, H\), got \(12,\)"):
+        mv.ops.encoder(z, *[np.ones(shape, np.float32) for shape in shapes], num_heads=3)

@@ -5,8 +5,8 @@
 
 `kernels.c` holds them, written once for both machines: CuPy compiles it for a GPU, the system's C compiler for the
 processor, when the first one is asked for; the result is kept in the user's cache. Beside it stands what only the
-processor needs: its threads (`threads.c`), products (`products.c`), and with them the linear layer, attention and the
-halves of a block (`linear.c`, `attention.c`, `residual.c`). Where there is no compiler, the array code computes the same,
+processor needs: its threads (`threads.c`), products (`products.c`), and with them the linear layer, attention and whole
+blocks (`linear.c`, `attention.c`, `encoder.c`). Where there is no compiler, the array code computes the same,
 with more passes over memory.
 A kernel takes float32 arrays in C order (on a GPU float16 too), divides large ones among the cores, and lets Python's
 other threads run meanwhile.
@@ -30,9 +30,10 @@ from minivit.backend.blocks import num_threads
 
 _HERE = Path(__file__).parent
 _SIGNATURE = re.compile(r"^KERNEL (\w+)\((.*?)\) \{", re.MULTILINE | re.DOTALL)
-_FILES = ("threads.c", "kernels.c", "products.c", "linear.c", "attention.c", "residual.c")
-_WORTH_THREADS = 1 << 14  # elements of one of a kernel's first arrays; the threads take some microseconds to begin and to end
+_FILES = ("threads.c", "kernels.c", "products.c", "linear.c", "attention.c", "encoder.c")
+WORTH_THREADS = 1 << 14  # elements of one of a kernel's first arrays; the threads take some microseconds to begin and to end
 
+_FLOAT32 = np.dtype(np.float32)  # which is quicker to compare with than its class
 _enabled = os.environ.get("MINIVIT_KERNELS", "").lower() not in ("off", "0", "no")
 _lock = threading.Lock()
 _on_cpu: dict[str, Callable[..., None]] | None = None  # None: not compiled yet; empty: cannot be
@@ -52,7 +53,7 @@ def kernel(name: str, *arrays: Any, strided: bool = False) -> Callable[..., None
     for a in arrays:
         if type(a) is not np.ndarray:
             return _gpu_kernel(name, arrays)
-        if a.dtype != np.float32 or not (a.strides[-1] == 4 if strided else a.flags.c_contiguous):
+        if a.dtype != _FLOAT32 or not (a.strides[-1] == 4 if strided else a.flags.c_contiguous):
             return None
     return (_cpu_kernels() if _on_cpu is None else _on_cpu).get(name)
 
@@ -105,17 +106,19 @@ def _source() -> str:
 
     An array is handed over as its address, which Python knows at once, where asking NumPy for the address of its data
     takes a microsecond. In the array's struct the data pointer follows the object's header, in every version of NumPy:
-    extension modules compiled years ago read it there too.
+    extension modules compiled years ago read it there too. `DATA` finds it for arrays whose addresses are in another one.
 
     A kernel `..._end` takes what the one of the same name took, on one thread when that one is done.
     """
-    text = "".join((_HERE / name).read_text(encoding="utf-8") for name in _FILES)
+    text = f"typedef struct {{ char header[{object.__basicsize__}]; void *data; }} array;\n"
+    text += "#define DATA(a) ((a) ? ((array *)(a))->data : 0)\n"
+    text += "".join((_HERE / name).read_text(encoding="utf-8") for name in _FILES)
     names = [name for name, _ in _SIGNATURE.findall(text)]
-    glue = [f"\ntypedef struct {{ char header[{object.__basicsize__}]; void *data; }} array;\n"]
+    glue = []
     for name, parameters in _signatures(text):
         handed = ", ".join(f"{'array *' if '*' in kind else kind + ' '}{word}" for kind, word in parameters)
         fields = " ".join(f"{'void *' if '*' in kind else kind + ' '}{word};" for kind, word in parameters)
-        values = ", ".join(f"{word} ? {word}->data : 0" if "*" in kind else word for kind, word in parameters)
+        values = ", ".join(f"DATA({word})" if "*" in kind else word for kind, word in parameters)
         taken = ", ".join(f"a->{word}" for _, word in parameters)
         end = f"{name}_end({taken.replace('a->', 'a.')});" if f"{name}_end" in names else ""
         glue.append(f"""
@@ -150,7 +153,7 @@ def _load(path: Path) -> dict[str, Callable[..., None]]:
     library = ctypes.CDLL(str(path))
     found = {name: _caller(library[f"call_{name}"], parameters) for name, parameters in _signatures(_source())}
     if not library.linear_pays():
-        found = {name: call for name, call in found.items() if not name.startswith(("linear", "residual"))}
+        found = {name: call for name, call in found.items() if not name.startswith(("linear", "encoder"))}
     return found
 
 
@@ -162,7 +165,7 @@ def _caller(function: Any, parameters: list[tuple[str, str]]) -> Callable[..., N
     first = [i for i, (kind, _) in enumerate(parameters) if kind == "real *"][:4]
 
     def call(*args: Any) -> None:
-        large = any(args[i] is not None and args[i].size >= _WORTH_THREADS for i in first)
+        large = any(args[i] is not None and args[i].size >= WORTH_THREADS for i in first)
         threads = num_threads() if large else 1
         function(threads, *[id(a) if type(a) is np.ndarray else a for a in args])
 

@@ -16,7 +16,7 @@
 typedef long long size;
 
 #define MOST_THREADS 64
-#define LOOKS 4000
+#define LOOKS 16000
 
 #if defined __x86_64__ || defined __i386__
 #define PAUSE() __builtin_ia32_pause()
