@@ -622,13 +622,13 @@ plt.show()
 # product was fast before, and is matched by a page of C (`products.c`) that keeps a tile of the result in registers. A step
 # gains more than its parts, weighted by their time, would make it: its blocks are computed as the next section says.
 #
-# ## 11 Half a block at a time
+# ## 11 Several blocks at a time
 #
 # In a small model an operation is soon done, and the next one begins when the interpreter has come to it: by then the numbers
-# between them have left the cache, and the cores have waited. But what stands between the tokens that enter half a block and
-# those that leave it is nobody's business: z + MSA(LN(z)) and z + MLP(LN(z)), equations 2 and 3 of the ViT paper, can be
-# one operation each (`minivit/autograd/fused/residual.py`). In its kernel each thread takes some images through all of it and
-# then the next. `mv.models.by_operation()` gives the single operations back, which any change to a block does too.
+# between them have left the cache, and the cores have waited. But what stands between the tokens that enter a block and
+# those that leave it is nobody's business: z' = z + MSA(LN(z)) and z = z' + MLP(LN(z')), equations 2 and 3 of the ViT paper,
+# of all blocks can be one operation (`minivit/autograd/fused/encoder.py`). In its kernel each thread takes some of the images
+# through all blocks. `mv.models.by_operation()` gives the single operations back; a change to a block gives back that block's.
 
 # %%
 def nodes(loss):
@@ -650,8 +650,8 @@ images_of = {n: rng.random((n, *digits.config.image_size, 1), dtype=np.float32) 
 labels_of = {n: rng.integers(0, 10, n) for n in batches}
 with mv.models.by_operation():
     print(f"{nodes(mv.ops.cross_entropy(digits(images_of[256]), labels_of[256]))} operations one by one, ", end="")
-print(f"{nodes(mv.ops.cross_entropy(digits(images_of[256]), labels_of[256]))} with each half of a block in one")
-ways = {"one by one": by_operation, "half a block in one": step_of}
+print(f"{nodes(mv.ops.cross_entropy(digits(images_of[256]), labels_of[256]))} with the blocks in one")
+ways = {"one by one": by_operation, "blocks in one": step_of}
 per_image = {way: [] for way in ways}
 for n in batches:
     took_by = seconds({way: lambda f=f, n=n: f(n) for way, f in ways.items()}, least=0.02, budget=1)
@@ -669,8 +669,8 @@ plt.show()
 
 # %% [markdown]
 # With few images the interpreter is nearly all, and what is saved is its visits; with many it is the way to memory and back.
-# (In large models, whose weights do not stay in a core's cache, neither matters much, and they are computed one by one. So is
-# attention where there are too few images for the cores of your machine: one image is not divided.)
+# (In large models, whose weights do not stay in a core's cache, neither matters much, and they are computed one by one. So are
+# a few images that cannot be divided evenly among the cores of your machine: one image is not divided.)
 #
 # ## What it comes to
 #

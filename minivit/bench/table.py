@@ -52,7 +52,7 @@ def _left_out() -> list[str]:
     missing = [peer for peer in PEERS if peer not in installed() and PEERS[peer].here()]
     lines = [
         "whole is minivit with all rows of the last block computed, as its peers do; it leaves out those that nobody reads.",
-        "unfused is minivit one operation after the other; in small models it computes each half of a block in one.",
+        "unfused is minivit one operation after the other; in small models it computes several blocks in one.",
         "arrays is minivit without its compiled kernels: what a machine without a C compiler gets.",
         "mygrad has no erf: it and, for its ratio, minivit run the tanh form of GELU.",
         '"-": not measured. autograd and mygrad are timed up to ViT-Ti, beyond which a step of theirs takes many seconds.',

@@ -3,7 +3,7 @@
 // A thread of Python's that comes back from a computation must wait for the interpreter's lock, and whoever waits sleeps:
 // being woken takes as long as the kernels of a small model. The threads here never meet Python. One of its threads calls
 // a kernel, the workers of this file take their parts of it, and all are done when the call returns. Between two kernels
-// a worker looks out for the next one, for a fifth of a millisecond or so; after that it sleeps and leaves its core to
+// a worker looks out for the next one, for some tenths of a millisecond; after that it sleeps and leaves its core to
 // others.
 
 #include <pthread.h>

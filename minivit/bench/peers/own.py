@@ -1,7 +1,7 @@
 """minivit itself in three other ways, for what they show.
 
 `whole`: with every row of the last block computed, as its peers do, though the logits are made of the class token's alone.
-`unfused`: one operation after the other, as the text of a block says, and not each half of it in one. `arrays`: without
+`unfused`: one operation after the other, as the text of a block says, and not several blocks in one. `arrays`: without
 its compiled kernels, as on a machine without a C compiler.
 """
 
