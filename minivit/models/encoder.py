@@ -86,14 +86,14 @@ class EncoderBlock(Module):
             and _is(mlp.dropout, Dropout) and _is(self.drop_path1, DropPath) and _is(self.drop_path2, DropPath)
         )  # fmt: skip
 
-    def _weights(self) -> tuple[Any, ...]:
-        """In the order of `ops.encoder`."""
+    def _parameters_in_order(self) -> tuple[Any, ...]:
+        """That of `ops.encoder`."""
         norm1, attn, norm2, mlp = self.norm1, self.attn, self.norm2, self.mlp
         return (norm1.weight, norm1.bias, attn.qkv.weight, attn.qkv.bias, attn.proj.weight, attn.proj.bias,
                 norm2.weight, norm2.bias, mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias)  # fmt: skip
 
     def _options(self) -> dict[str, Any] | None:
-        """What `ops.encoder` has to know beside the weights; None where that computes something else."""
+        """What `ops.encoder` has to know beside the parameters; None where that computes something else."""
         attn, mlp, eps = self.attn, self.mlp, self.norm1.eps
         dropping = self.dropout, mlp.dropout, self.drop_path1, self.drop_path2
         pruned = attn.qkv.weight.shape[1] != 3 * attn.proj.weight.shape[1]  # heads
@@ -131,16 +131,15 @@ def _number_in_one(blocks: Sequence[Any], z: Any) -> int:
         if options is None or n and (options, block.mlp.fc1.weight.shape) != first:
             return n
         if not n:
-            first, weights = (options, block.mlp.fc1.weight.shape), block._weights()
-            most = blocks_at_once(z, sum(w.size for w in weights if w is not None))
+            first, most = (options, block.mlp.fc1.weight.shape), blocks_at_once(z, block._parameters_in_order())
         if n == most:
             return n
     return len(blocks)
 
 
 def _in_one(blocks: Sequence[Any], z: Any, queries: int | None) -> Any:
-    weights = [w for block in blocks for w in block._weights()]
-    return ops.encoder(z, *weights, queries=queries, **blocks[0]._options())
+    parameters = [p for block in blocks for p in block._parameters_in_order()]
+    return ops.encoder(z, *parameters, queries=queries, **blocks[0]._options())
 
 
 _FORWARD = {kind: kind.forward for kind in (EncoderBlock, MultiHeadSelfAttention, MLP, LayerNorm, Linear, Dropout, DropPath)}

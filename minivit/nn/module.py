@@ -185,7 +185,7 @@ class Module:
                 problems.append(f"{name} has dtype {value.dtype}, expected numbers")
             else:
                 with np.errstate(over="ignore"):
-                    values[name] = np.array(value, own[name].dtype)  # a copy
+                    values[name] = np.array(value, own[name].dtype, order="C")  # a copy, as the kernels want it
                 if not np.isfinite(values[name]).all():
                     problems.append(f"{name} has values that are not finite in {own[name].dtype}")
         if problems:

@@ -19,16 +19,18 @@ _MOST_PARTS = 1 << 22  # numbers in all threads' parts of the parameters' gradie
 _MOST_WORK = 1 << 34  # multiply-accumulates of a call, which Ctrl-C has to wait for
 
 
-def blocks_at_once(z: Any, weights: int) -> int:
-    """How many blocks of so many weights each are to be computed in one call; 0: operation by operation.
+def blocks_at_once(z: Any, parameters: Sequence[Any]) -> int:
+    """How many blocks like this one, the first, are to be computed in one call; 0: operation by operation.
 
     One call is quicker in small models, where there are kernels, and where all threads have something to do. It is not made
     where somebody watches the operations, or changes their inputs.
 
     Args:
         z: the input, a Tensor (B, N, D).
-        weights: how many a block has.
+        parameters: the block's twelve, Tensors or None.
     """
+    arrays = [p.data for p in parameters if p is not None]
+    weights = sum([a.size for a in arrays])
     watched = mode.intercept is not None or mode.anomaly or mode.autocast is not None
     if weights > _MOST_WEIGHTS or watched or not isinstance(z, Tensor) or z.ndim != 3 or not z.size:
         return 0
@@ -36,7 +38,7 @@ def blocks_at_once(z: Any, weights: int) -> int:
     threads = num_threads() if z.size >= WORTH_THREADS else 1
     if images % threads and images < 4 * threads or tokens > _MOST_TOKENS:
         return 0
-    if weights > _FEW_WEIGHTS and images * tokens < _FEW_ROWS * threads or kernel("encoder", z.data) is None:
+    if weights > _FEW_WEIGHTS and images * tokens < _FEW_ROWS * threads or kernel("encoder", z.data, *arrays) is None:
         return 0
     by_work = max(1, _MOST_WORK // (images * tokens * weights))
     return min(by_work, _MOST_PARTS // (threads * weights)) if mode.recording else by_work

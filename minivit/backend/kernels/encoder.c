@@ -34,6 +34,10 @@ static room take_room(sizes s, int is_last, float **kept, float **stats) {
     return r;
 }
 
+static void parameters_of(size block, const size *addresses, const float **p) {
+    for (int i = 0; i < PARAMETERS; i++) p[i] = DATA(addresses[block * PARAMETERS + i]);
+}
+
 static size images_at_a_time(size N) { return N < MANY ? MANY / N : 1; }
 static size rows_at_a_time(size N) { return N < MANY ? MANY : N; }
 
@@ -81,8 +85,6 @@ static void transform(sizes s, size first, size last, const float **p, room r, f
     }
 }
 
-#define FIND(p, from) for (int i = 0; i < PARAMETERS; i++) p[i] = DATA(from[l * PARAMETERS + i])
-
 // Without `keep` all blocks have the same room: a block's result comes when its input, where that was, is no longer needed.
 static void encode(sizes s, size blocks, size first, size last, const float *z, const size *parameters, float *out,
                    float *kept, float *stats, int keep, float *memory) {
@@ -93,7 +95,7 @@ static void encode(sizes s, size blocks, size first, size last, const float *z, 
         s.Q = l < blocks - 1 ? s.N : Q;
         room r = take_room(s, l == blocks - 1, keep ? &kept : &own, keep ? &stats : &own_stats);
         if (!r.out) r.out = out;
-        FIND(p, parameters);
+        parameters_of(l, parameters, p);
         attend(s, first, last, p, z, r, memory);
         transform(s, first, last, p, r, r.out, memory);
         z = r.out;
@@ -221,7 +223,7 @@ KERNEL encoder_vjp(size chunks, size images, size blocks, size N, size Q, size D
             const float *p[PARAMETERS];
             s.Q = l < blocks - 1 ? N : Q;
             float *own = between + first * (N - s.Q) * D;  // with fewer rows an image would lie where another thread's was
-            FIND(p, parameters);
+            parameters_of(l, parameters, p);
             transform_vjp(s, first, last, p, r[l], l < blocks - 1 ? gz : g, own, to + l * PARAMETERS, memory);
             attend_vjp(s, first, last, p, l ? r[l - 1].out : z, r[l], own, gz, to + l * PARAMETERS, memory);
         }
