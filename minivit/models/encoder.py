@@ -126,7 +126,7 @@ def _number_in_one(blocks: Sequence[Any], z: Any) -> int:
     """How many of the blocks, from the first on, are to be computed in one operation; 0: as their text says."""
     first, most = None, 0
     for n, block in enumerate(blocks):
-        own = not _ambient.by_operation and type(block) is EncoderBlock and block._has_own_parts()
+        own = not _ambient.by_operation and isinstance(block, EncoderBlock) and block._has_own_parts()
         options = block._options() if own else None
         if options is None or n and (options, block.mlp.fc1.weight.shape) != first:
             return n

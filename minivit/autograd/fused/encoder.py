@@ -81,8 +81,8 @@ def _check(z, parameters, num_heads, queries):
         raise ValueError(f"expected z of shape (batch, tokens, width) with {num_heads} heads dividing the width, got {z.shape}")
     if queries is not None and not 1 <= queries <= z.shape[1]:
         raise ValueError(f"queries: expected 1 to {z.shape[1]}, the number of tokens, or None, got {queries}")
-    if getattr(parameters[8], "ndim", 0) != 2:
-        raise ValueError(f"weight1: expected shape (D, H), got {getattr(parameters[8], 'shape', parameters[8])}")
+    if getattr(parameters[8], "ndim", 0) != 2 or not parameters[8].shape[1]:
+        raise ValueError(f"weight1: expected shape (D, H), H at least 1, got {getattr(parameters[8], 'shape', parameters[8])}")
     D, H = z.shape[2], parameters[8].shape[1]
     shapes = (D,), (D,), (D, 3 * D), (3 * D,), (D, D), (D,), (D,), (D,), (D, H), (H,), (H, D), (D,)
     if [getattr(p, "shape", None) for p in parameters] == [*shapes] * (len(parameters) // 12):

@@ -50,7 +50,7 @@ def encoder(
 ) -> Any:  # fmt: skip
     """(out, (kept, stats)), or None where no kernel takes these arrays."""
     fast = kernel("encoder", z, *[p for p in parameters if p is not None])
-    if fast is None or not z.size or not parameters[8].size:
+    if fast is None or not z.size:
         return None
     L, (B, N, D), H, Q = len(parameters) // 12, z.shape, parameters[8].shape[1], queries or z.shape[1]
     asking = (L - 1) * N + Q  # rows of all blocks that go on: of each image's tokens, Q in the last one
