@@ -84,29 +84,48 @@ ONE_COPY product(size I, size J, size K, const float *a, size ai, size ak, const
 
 // ---- block by block ----
 
+// Two vectors, `above` and `below`, in pieces of n lanes: every second piece of the one changes places with the piece before it
+// of the other. Which lanes the two are made of then, the lanes of `below` counted from WIDTH on:
+#define ABOVE(n, i) ((i) & (n) ? WIDTH + (i) - (n) : (i))
+#define BELOW(n, i) ((i) & (n) ? WIDTH + (i) : (i) + (n))
+#define FOUR(which, n, i) which(n, i), which(n, i + 1), which(n, i + 2), which(n, i + 3)
+#define EIGHT(which, n, i) FOUR(which, n, i), FOUR(which, n, i + 4)
+#if WIDTH == 16
+#define ALL(which, n) EIGHT(which, n, 0), EIGHT(which, n, 8)
+#define EXCHANGE_ALL EXCHANGE(8) EXCHANGE(4) EXCHANGE(2) EXCHANGE(1)
+#elif WIDTH == 8
+#define ALL(which, n) EIGHT(which, n, 0)
+#define EXCHANGE_ALL EXCHANGE(4) EXCHANGE(2) EXCHANGE(1)
+#else
+#define ALL(which, n) FOUR(which, n, 0)
+#define EXCHANGE_ALL EXCHANGE(2) EXCHANGE(1)
+#endif
+#ifdef __clang__
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (bits){__VA_ARGS__})
+#endif
+#define EXCHANGE(n) \
+    UNROLL for (int r = 0; r < WIDTH; r++) \
+        if (!(r & n)) { \
+            vector above = square[r], below = square[r + n]; \
+            square[r] = SHUFFLE(above, below, ALL(ABOVE, n)); \
+            square[r + n] = SHUFFLE(above, below, ALL(BELOW, n)); \
+        }
+
 // out = factor · xᵀ, (rows, n) -> (n, rows), its rows filled up with zeros to a multiple of WIDTH
 ONE_COPY transpose(size rows, size n, const float *x, size stride, float factor, float *out, size out_stride) {
     size done = 0;  // columns
-#ifndef __clang__  // which has no __builtin_shuffle
     for (; done + WIDTH <= n; done += WIDTH)
         for (size i = 0; i < rows; i += WIDTH) {  // a square: its halves change places, then the halves of these, and so on
             vector square[WIDTH];
-            bits at;
-            UNROLL for (int r = 0; r < WIDTH; r++) at[r] = r;
             UNROLL for (int r = 0; r < WIDTH; r++) {
                 square[r] = (vector){0};
                 if (i + r < rows) square[r] += factor * *(const vector *)(x + (i + r) * stride + done);
             }
-            UNROLL for (int half = WIDTH / 2; half; half /= 2)
-                UNROLL for (int r = 0; r < WIDTH; r++)
-                    if (!(r & half)) {
-                        vector above = square[r], below = square[r + half];
-                        square[r] = __builtin_shuffle(above, below, at + (((at & half) != 0) & (WIDTH - half)));
-                        square[r + half] = __builtin_shuffle(above, below, at + half + (((at & half) != 0) & (WIDTH - half)));
-                    }
+            EXCHANGE_ALL
             UNROLL for (int r = 0; r < WIDTH; r++) *(vector *)(out + (done + r) * out_stride + i) = square[r];
         }
-#endif
     for (size j = done; j < n; j++)
         for (size i = 0; i < padded(rows); i++) out[j * out_stride + i] = i < rows ? factor * x[i * stride + j] : 0;
 }

@@ -18,13 +18,13 @@ typedef long long size;
 #define MOST_THREADS 64
 #define LOOKS 16000
 
+static inline void pause_a_little(void) {
 #if defined __x86_64__ || defined __i386__
-#define PAUSE() __builtin_ia32_pause()
+    __builtin_ia32_pause();
 #elif defined __aarch64__
-#define PAUSE() __asm__ volatile("yield")
-#else
-#define PAUSE() ((void)0)
+    __asm__ volatile("yield");
 #endif
+}
 
 typedef void work(const void *arguments);
 
@@ -63,7 +63,7 @@ static void *worker(void *number) {
     size me = (size)number;
     for (long last = 0;;) {
         for (int looks = 0; !there_is_another(last); looks++) {
-            if (looks < LOOKS) { PAUSE(); continue; }
+            if (looks < LOOKS) { pause_a_little(); continue; }
             pthread_mutex_lock(&dormitory);
             atomic_store(&bed[me].asleep, 1);
             while (!there_is_another(last)) pthread_cond_wait(&bed[me].call, &dormitory);
@@ -137,7 +137,7 @@ static void in_parts(work *work, const void *arguments, size parts) {
         }
     take_parts();
     atomic_store(&job.open, 0);
-    for (int looks = 0; atomic_load(&job.inside); looks++) looks < LOOKS ? PAUSE() : (void)sched_yield();
+    for (int looks = 0; atomic_load(&job.inside); looks++) looks < LOOKS ? pause_a_little() : (void)sched_yield();
     pthread_mutex_unlock(&job_is_taken);
 }
 
