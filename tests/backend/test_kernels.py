@@ -4,6 +4,7 @@ import ctypes
 import importlib
 import math
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -22,6 +23,9 @@ from minivit.backend.kernels import compiling
 HERE = Path(kernels.__file__).parent
 compiled = pytest.mark.skipif(
     not kernels._cpu_kernels(), reason=f"the kernels are not compiled here: {kernels._why_not or 'they are off'}"
+)
+multiplying = pytest.mark.skipif(
+    kernel("linear", np.ones(1, np.float32)) is None, reason="there is no kernel for the linear layer on this machine"
 )
 rng = np.random.default_rng(0)
 
@@ -141,7 +145,7 @@ def test_the_gradient_where_nobody_asks_is_zero():
     np.testing.assert_array_equal(mv.grad(y.sum(), [k])[0].data, 0)
 
 
-@compiled
+@multiplying
 def test_a_bias_of_one_number(threads):
     """With one chunk, as for weights so large that they are divided: one thread adds up the bias' gradient."""
     rows = 20_000  # enough to wake the threads
@@ -336,7 +340,7 @@ def test_blocks_of_any_shape(threads, shape, biases):
     np.testing.assert_array_equal(op(*arrays, **options), found[0])  # nothing kept
 
 
-@compiled
+@multiplying
 def test_blocks_run_in_kernels(monkeypatch):
     called = []
     monkeypatch.setattr(kernels, "_on_cpu", {
@@ -359,24 +363,55 @@ def sanitizer():
     return environment
 
 
+def once_more(tests, compiler, options, folder, environment):
+    """Runs tests of this file by kernels that are compiled in another way."""
+    wrapper = folder / "cc"
+    wrapper.write_text(f'#!/bin/sh\nexec {compiler} "$@" {options}\n')
+    wrapper.chmod(0o700)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "-p", "no:faulthandler", __file__, "-k",
+         f"({tests}) and not device and not outside and not processors"],
+        env={**environment, "CC": str(wrapper), "XDG_CACHE_HOME": str(folder)}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    assert " passed" in done.stdout
+    assert "compiled" not in done.stdout, "skipped: the kernels were not compiled"
+
+
 @compiled
 def test_nothing_is_touched_outside_of_an_array(tmp_path):
     """The tests of shapes once more, by kernels that stop the process where they leave an array."""
     environment = sanitizer()
     if environment is None:
         pytest.skip("gcc with its address sanitizer does not run here")
-    wrapper = tmp_path / "cc"
-    wrapper.write_text('#!/bin/sh\nexec gcc "$@" -O1 -fsanitize=address\n')
-    wrapper.chmod(0o700)
-    environment.update(CC=str(wrapper), XDG_CACHE_HOME=str(tmp_path))
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "-p", "no:faulthandler", __file__, "-k",
-         "(linear or attention or layer_norm or large or several or blocks) and not device and not outside"],
-        env=environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    assert " passed" in done.stdout
-    assert "compiled" not in done.stdout, "skipped: the kernels were not compiled"
+    tests = "linear or attention or layer_norm or large or several or blocks"
+    once_more(tests, "gcc", "-O1 -fsanitize=address", tmp_path, environment)
+
+
+@compiled
+@pytest.mark.parametrize("options", ["-march=haswell", "-march=x86-64 -D__ARM_NEON"], ids=["vectors of 8", "of 4, as ARM's"])
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_other_processors_and_compilers(tmp_path, compiler, options):
+    """As on machines with narrower vectors, among them those of most laptops."""
+    if platform.machine() != "x86_64" or " avx2 " not in compiling._processor():
+        pytest.skip("this machine does not run the code of an x86-64 processor with AVX2")
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} is not installed")
+    once_more("linear_of_any_shape or attention or layer_norm or gelu", compiler, options, tmp_path, os.environ)
+
+
+@compiled
+def test_the_lines_that_only_arm_gets_are_c():
+    text = kernels._source()
+    for here in ("defined __x86_64__ || defined __i386__", "defined __AVX512F__", "defined __AVX__"):
+        assert here in text
+        text = text.replace(here, "0")
+    for there in ("defined __aarch64__", "defined __ARM_NEON"):
+        assert there in text
+        text = text.replace(there, "1")
+    command = [compiling.compiler(), *compiling.OPTIONS, "-x", "c", "-fsyntax-only", "-"]
+    done = subprocess.run(command, input=text, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 # ---- never in the way ----
