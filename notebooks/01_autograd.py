@@ -214,7 +214,8 @@ for walk in (once_each, every_path, highest_first):
     print(f"{walk.__name__:14s} dc/da = {gradient:4.0f}   visits {visits}")
 print("highest_first, in its order:")
 a_number = b.node.serial - 1  # so that the numbers shown begin at 1
-highest_first(c, a, names={b.node: "b", c.node.parents[1]: "b * b", c.node: "c"})
+square = next(node for node in c.node.parents if node is not b.node)
+highest_first(c, a, names={b.node: "b", square: "b * b", c.node: "c"})
 print("the engine     dc/da =", mv.grad(c, [a], retain_graph=True)[0].item())
 
 # %% [markdown]
@@ -314,10 +315,11 @@ for _ in range(3):
     curves += mv.grad(curves[-1].sum(), [points], create_graph=True)
 
 fig, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
-looks = [("black", "-", "GELU"), ("#0072B2", "--", "first derivative"), ("#D55E00", "-.", "second"), ("#009E73", ":", "third")]
+looks = [("black", "-", "GELU"), ("#0072B2", "--", "first derivative"), ("#D55E00", "-.", "second"), ("#009E73", ":", "third"),
+         ("#CC79A7", (0, (6, 1, 1, 1, 1, 1)), "fourth")]
 for curve, (color, dash, label) in zip(curves, looks):
-    ax.plot(points.numpy(), curve.numpy(), dash, color=color, linewidth=1.8, label=label)
-ax.set(xlabel="x", ylabel="value", ylim=(-1.3, 2))
+    ax.plot(points.numpy(), curve.numpy(), linestyle=dash, color=color, linewidth=1.8, label=label)
+ax.set(xlabel="x", ylabel="value", ylim=(-1.7, 2))
 ax.grid(alpha=0.3)
 ax.legend(frameon=False)
 plt.show()
@@ -352,8 +354,7 @@ except mv.GradcheckError as problem:
     print(problem)
 
 # %% [markdown]
-# The findings come with the surest first, and here it names the mistake: the Jacobian of softmax is not diagonal. (The
-# second is another mistake that would look the same in these numbers.)
+# The finding names the mistake: the Jacobian of softmax is not diagonal.
 #
 # The whole Jacobian is diag(p) - p pᵀ, so the rule is p (g - pᵀg). With that the check passes, also for the second
 # derivative, which runs the rule on Tensors.
@@ -374,4 +375,4 @@ print(mv.gradcheck(my_softmax, scores, order=2))
 # - Count the paths of a residual stack z → z + f(z) with f(z) = sin(z), 20 times. How long would `every_path` take?
 # - In section 8, plant other mistakes (a wrong sign, `g` forgotten, a sum over the wrong axis) and read what the check says.
 # - Write an operation with a kink, `relu`, and check it at 0: what verdict do you get, and why is it not "wrong"?
-# - Differentiate once more in section 7. Where do you see that the curves are still right?
+# - Differentiate once more in section 7 (`range(4)`). Where do you see that the curves are still right?

@@ -177,7 +177,7 @@ def shuffle(images, order):
     return mv.ops.col2im(patches, image_size=(8, 8), patch_size=P)
 
 
-N = 16
+N = (8 // P) ** 2
 same = np.tile(rng.permutation(N), (len(test), 1))
 own = rng.permuted(np.tile(np.arange(N), (len(test), 1)), axis=1)
 versions = {"as they are": test.images, "one shuffle": shuffle(test.images, same), "a shuffle each": shuffle(test.images, own)}
@@ -266,7 +266,9 @@ print("equal for every seed:", bool((accuracy[0] == accuracy[0][:, :1]).all()))
 model = models["learned", 0]
 moved = small_vit("learned", 0)
 moved.load_state_dict(model.state_dict())
-moved.pos_embed.assign_(model.pos_embed.numpy()[:, same[0]])  # row k now holds the position of the patch that came there
+table = model.pos_embed.numpy().copy()
+table[:, -N:] = table[:, -N:][:, same[0]]  # row k of the patches now holds the position of the patch that came there
+moved.pos_embed.assign_(table)
 before = mv.train.predict(model, versions["as they are"])
 for name, which in (("table as it was", model), ("table moved along", moved)):
     after = mv.train.predict(which, versions["one shuffle"])
@@ -279,6 +281,6 @@ for name, which in (("table as it was", model), ("table moved along", moved)):
 # - Train with `position="relative"` or `"sinusoidal_2d"`: do they fall as far when shuffled?
 # - Shuffle the *training* images, too, all by the same permutation (`Dataset(shuffle(...), train.labels)`). How much accuracy
 #   does each kind of position lose? Section 6 says what to expect for the learned table.
-# - Take `patch_size=4` (4 patches) or 1 (64 patches). What happens to the bag of patches, and why?
+# - Set `P` to 4 (4 patches) or 1 (64 patches). What happens to the bag of patches, and why?
 # - Use `pool="cls"`. The result for "none" stays exact: which argument of section 5 has to be replaced, and by what?
 # - Print `np.std` of the learned table and of `embedded` in section 4, after training. How large are positions next to content?

@@ -242,8 +242,8 @@ for name in ("vit_base_patch16_224", "vit_large_patch16_224", "vit_large_patch32
 # %% [markdown]
 # The slide's (and the paper's) numbers are rounded from different counts. 86M is the base model without a head, 632M the huge
 # one with its head; 307M fits the large model with patches of 32 pixels and a head, while L/16, the one usually meant, has
-# 304M. (Larger patches have *more* weights: the projection grows with P², and what the table of positions saves does not make
-# up for it.) Two thirds of a block are its MLP.
+# 304M. (L/32 has *more* weights than L/16: the projection grows with P², and here what the table of positions saves does not
+# make up for it.) Two thirds of a block are its MLP.
 #
 # ## 8 Where does it look?
 #

@@ -352,7 +352,7 @@ plt.show()
 
 # %% [markdown]
 # The formula also says why small changes do so much: every pixel adds its $\epsilon\,|w_i|$, and $\|w\|_1$ grows with
-# the number of pixels. A photograph has not 64 of them but 150,000.
+# how many numbers an image has. A photograph of 224×224 pixels in three colors has not 64 but 150,528.
 #
 # ## Defense: adversarial training
 #

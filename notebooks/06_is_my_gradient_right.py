@@ -524,7 +524,8 @@ plt.show()
 #   |x| do?
 # - Which step is best for a *second* derivative, (f(x+h) - 2f(x) + f(x-h)) / h²? Predict it first: truncation h², rounding
 #   ε/h².
-# - Replace tanh by `np.abs` in section 2. Which method fails, and how does it look?
+# - In section 1, let `gelu` return `x * np.abs(x)` and `gelu_slope` return `2 * np.abs(x)`. Which method of section 2
+#   fails now, by how much, and why?
 # - In section 6, plant a mistake of your own and read the report. If it says `unexplained`: could you have told from the
 #   numbers?
 # - If you have PyTorch: its batch norm in training, `torch.nn.functional.batch_norm(x, None, None, training=True)`, keeps a

@@ -246,7 +246,7 @@ for i, (name, (times, (flop, size, _))) in enumerate(operations.items()):
 for t_step, color, name in ((whole, "#F0E442", "one core"), (whole_all, "0.6", f"{CORES} cores")):
     points += ax.plot(total[0] / total[1], total[0] / t_step / 1e9, "*", color=color, markeredgecolor="black", markersize=15,
                       label=f"whole step, {name}: {1e3 * t_step:.0f} ms")
-for name, place, side in (("GELU", (0, 8), "center"), ("layer norm", (0, -18), "center"), ("residual sum", (-8, -3), "right")):
+for name, place, side in (("GELU", (0, 8), "center"), ("layer norm", (0, -18), "center"), ("residual sum", (4, -18), "left")):
     flop, size, _ = operations[name][1]
     ax.annotate(name, (flop / size, flop / took[name] / 1e9), xytext=place, textcoords="offset points", ha=side,
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
@@ -408,7 +408,7 @@ print(f"new arrays take at most {fresh[costliest] / again[costliest]:.1f} times 
 # %% [markdown]
 # While all sixteen together are small, the C library keeps their memory, too, and there is nothing to gain; at 64 KiB the
 # microseconds that our bookkeeping takes can even lose, so `buffers.empty` leaves smaller arrays to NumPy. Where the library
-# returns the memory to the system, writing to a new array takes many times as long as to an old one. A training step, with
+# returns the memory to the system, writing to a new array takes some times as long as to an old one. A training step, with
 # hundreds of arrays of a few MiB, lives there.
 #
 # ## 7 One BLAS thread per share
@@ -469,7 +469,8 @@ print(f"so far, other programs kept {others() or 0:.1f} of {CORES} cores busy (b
 #
 # softmax(QKᵀ/√d) V goes through N² scores per head. The textbook's composition makes them, their softmax and the
 # derivatives of both as whole arrays, and keeps what the way back needs. The fused operation makes some rows at a time,
-# which stay in cache, and in the backward pass makes them again: a seventh product in exchange for N² numbers.
+# which stay in cache, and in the backward pass makes them again: a seventh product in exchange for N² numbers. (The time
+# still grows with N². The relatives on the lecture's slide "Acceleration Techniques" compute fewer scores, or none.)
 
 # %%
 tokens = np.array([64, 128, 256, 512, 1024, 2048])
@@ -567,10 +568,11 @@ print(f"other programs kept {busy:.1f} of {CORES} cores busy while this notebook
 # %% [markdown]
 # Per image, a larger batch is cheaper on one thread already: the interpreter's time is spread over more images. On idle cores
 # shares lose where the batch is small, for then each thread has the interpreter's work for a whole step and both want its lock;
-# from about 64 images on they gain, and from there on a model of this size uses them. (`docs/performance.md`, against threads
-# within operations: the digits-sized step, batch 64, from 33 ms to 30; MNIST-sized 123 to 106; ViT-Ti 496 to 447.) If the
-# last line above says that other programs were at work, the figure shows something else: the step is done when the slower of
-# the threads is.
+# with larger batches they may gain, and from 64 images on a model of this size uses them where kernels are not compiled. (On
+# another machine, an AMD Zen 4, `docs/performance.md` has them against threads within operations: the digits-sized step, batch
+# 64, from 33 ms to 30; MNIST-sized 123 to 106; ViT-Ti 496 to 447. On this one it is mostly a draw, and section 10 says what
+# took their place.) If the last line above says that other programs were at work, the figure shows something else: the step
+# is done when the slower of the threads is.
 
 # %% [markdown]
 # ## 10 One pass, compiled

@@ -46,7 +46,7 @@ class AttackResult:
         return len(self.success)
 
     def __repr__(self) -> str:
-        what = "sent to their targets" if self.targeted else "fooled"
+        what = "sent to their targets" if self.targeted else "misclassified"
         return f"{self.attack}, {self.norm} eps {self.eps:g}: {int(self.success.sum())} of {len(self)} {what}"
 
 

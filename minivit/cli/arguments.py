@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import textwrap
 from datetime import date
@@ -93,7 +94,7 @@ def number(text: str) -> float:
     try:
         value = float(over) / float(under or 1)
     except (ValueError, ZeroDivisionError):
-        raise argparse.ArgumentTypeError(f"expected a number or a fraction like 8/255, got {text!r}") from None
+        raise argparse.ArgumentTypeError(f"expected a number, 0.5 or 8/255 for example, got {text!r}") from None
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
     return value
@@ -102,6 +103,32 @@ def number(text: str) -> float:
 def numbers(text: str) -> list[float]:
     """A type of argument: numbers with commas between, `0,2/255,8/255`."""
     return [number(part) for part in text.split(",")]
+
+
+def shape(text: str) -> tuple[int, ...]:
+    """A type of argument: the shape of an array, `3,4`."""
+    try:
+        lengths = tuple(int(part) for part in text.split(",") if part)
+    except ValueError:
+        lengths = (-1,)
+    if min(lengths, default=0) < 0:
+        raise argparse.ArgumentTypeError(f"expected lengths with commas between, 3,4 for example, got {text!r}")
+    return lengths
+
+
+def arguments_of(run_dir: Path, command: str) -> dict[str, Any]:
+    """The arguments that a run was started with, from its config.json: for --resume."""
+    path = run_dir / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"--resume: {run_dir} holds no run: there is no config.json in it")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        given = config["about"]["arguments"]
+        if given.get("command", config.get("command")) != command:
+            raise KeyError(command)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"--resume: {path} was not written by `minivit {command}`") from None
+    return dict(given)
 
 
 def new_run_dir(asked: str | None, name: str) -> Path:

@@ -11,7 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from minivit.cli.arguments import add, add_data, add_device, add_seed, check_fits, load_data, new_run_dir, numbers, place, whole
+from minivit.cli.arguments import (
+    add,
+    add_data,
+    add_device,
+    add_seed,
+    check_fits,
+    load_data,
+    new_run_dir,
+    numbers,
+    place,
+    shape,
+    whole,
+)
 
 
 def add_commands(subparsers: Any) -> None:
@@ -39,7 +51,8 @@ def add_commands(subparsers: Any) -> None:
     command = add(subparsers, "gradcheck", gradcheck, "Check rules against finite differences: minivit's, or your file's.",
                   "minivit gradcheck softmax gelu --order 2\n  minivit gradcheck my_ops.py:square --shape 3,4")  # fmt: skip
     command.add_argument("names", nargs="*", metavar="NAME", help="operations of minivit (default all), or FILE.py:NAME")
-    command.add_argument("--shape", action="append", default=[], help="for FILE.py:NAME, the shape of each input in turn: 3,4")
+    command.add_argument("--shape", action="append", type=shape, default=[], metavar="N,M",
+                         help="for FILE.py:NAME, once for each input in turn: its shape (default 3,4)")  # fmt: skip
     command.add_argument("--order", type=int, choices=(1, 2, 3), default=1, help="highest order of derivative (default 1)")
     add_seed(command)
 
@@ -52,7 +65,7 @@ def add_commands(subparsers: Any) -> None:
     command.add_argument("--threads", type=whole(1), help="of everybody (default: the cores there are)")
     command.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: rows for a GPU, in three precisions")
     command.add_argument("--json", action="store_true", help="print JSON")
-    command.add_argument("--plot", metavar="FILE.png", type=Path, help="also draw it")
+    command.add_argument("--plot", metavar="FILE.png", type=Path, help="also draw it (or .pdf, .svg)")
 
     command = add(subparsers, "info", info, "What minivit finds here: NumPy, BLAS, GPU, data; or what a model file holds.",
                   "minivit info --model natural.safetensors")  # fmt: skip
@@ -118,13 +131,14 @@ def gradcheck(arguments: argparse.Namespace) -> int:
         if name not in mv.autograd.REGISTRY:
             raise ValueError(f"there is no operation {name!r}; there are {', '.join(sorted(mv.autograd.REGISTRY))}; "
                              "or give FILE.py:NAME")
+    if arguments.shape and len(own) == len(arguments.names):
+        raise ValueError("--shape: belongs to FILE.py:NAME; minivit's own operations are checked on samples of theirs")
     rng = np.random.default_rng(arguments.seed)
     wrong = 0
     for name in arguments.names or mv.autograd.REGISTRY:
         if ":" in name:
             f = _operation_in(name)
-            shapes = [tuple(int(n) for n in shape.split(",") if n) for shape in arguments.shape] or [(3, 4)] * len(f.inputs)
-            inputs = [rng.standard_normal(shape) for shape in shapes]
+            inputs = [rng.standard_normal(lengths) for lengths in arguments.shape or [(3, 4)] * len(f.inputs)]
         else:
             sample = samples(name, rng)
             f, inputs = _of_its_inputs(mv.autograd.REGISTRY[name], sample)
@@ -185,6 +199,8 @@ def bench(arguments: argparse.Namespace) -> int:
             raise ValueError(f"--{option}: belongs to rows of a CPU; leave it out with --device cuda")
     if arguments.plot and not arguments.plot.absolute().parent.is_dir():
         raise ValueError(f"--plot: there is no folder {str(arguments.plot.parent)!r}")
+    if arguments.plot and arguments.plot.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise ValueError(f"--plot: expected a name that ends in .png, .pdf or .svg, got {str(arguments.plot)!r}")
     peers = {None: None, "none": []}.get(arguments.peers, (arguments.peers or "").split(","))
     rows: list[Any] = []
     stopped = False

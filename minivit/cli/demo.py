@@ -14,13 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from minivit.cli.arguments import add, add_device, add_seed, new_run_dir, number, place, whole
+from minivit.cli.arguments import add, add_device, add_seed, arguments_of, new_run_dir, number, place, whole
 
 MODEL: dict[str, Any] = {
     "image_size": 8, "patch_size": 4, "channels": 1, "embed_dim": 64, "depth": 4, "num_heads": 4, "num_classes": 10,
 }  # fmt: skip
 NATURAL: dict[str, Any] = {"batch_size": 64, "lr": 3e-3, "shift": 1}
 HARDENED: dict[str, Any] = {"batch_size": 64, "lr": 3e-3, "shift": 0, "steps": 5}
+
+
+_SETTINGS = ("device", "tf32", "seed", "eps", "eps_l2", "epochs", "adversarial_epochs")
 
 
 def add_commands(subparsers: Any) -> None:
@@ -33,25 +36,52 @@ def add_commands(subparsers: Any) -> None:
     command.add_argument("--epochs", type=whole(1), default=60, help="of natural training (default 60)")
     command.add_argument("--adversarial-epochs", type=whole(1), default=20, help="of adversarial fine-tuning (default 20)")
     command.add_argument("--run-dir", metavar="DIR", help="where to write (default runs/<date>-demo)")
-    command.add_argument("--resume", metavar="DIR", help="go on with an interrupted demo, given the same options")
+    command.add_argument("--resume", metavar="DIR", help="go on with the demo in this folder, with its settings")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    run_dir = Path(arguments.resume) if arguments.resume else new_run_dir(arguments.run_dir, "demo")
+    if arguments.resume:
+        arguments = argparse.Namespace(**{**vars(arguments), **arguments_of(run_dir, "demo")})
+    elif (run_dir / "config.json").exists():
+        raise FileExistsError(f"--run-dir: {run_dir} already holds a run; go on with --resume {run_dir}, or choose another")
+    try:
+        return _demonstrate(arguments, run_dir)
+    except KeyboardInterrupt as stop:
+        if not str(stop) and (run_dir / "config.json").exists():  # training says it itself
+            raise KeyboardInterrupt(f"interrupted. To go on: {_how_to_resume(run_dir)}") from None
+        raise
+
+
+def _how_to_resume(run_dir: Path) -> str:
+    return f"minivit demo --resume {shlex.quote(str(run_dir))}"
+
+
+def _demonstrate(arguments: argparse.Namespace, run_dir: Path) -> int:
     import minivit as mv
 
     started = time.perf_counter()
-    run_dir = Path(arguments.resume) if arguments.resume else new_run_dir(arguments.run_dir, "demo")
-    if arguments.resume and not run_dir.is_dir():
-        raise FileNotFoundError(f"--resume: there is no folder {run_dir}")
-    if not arguments.resume and (run_dir / "checkpoints").exists():
-        raise FileExistsError(f"--run-dir: {run_dir} already holds a run; go on with --resume {run_dir}, or choose another")
     device = place(arguments)
     train, test = mv.data.load("digits")
     seed, eps, eps_l2 = arguments.seed, arguments.eps, arguments.eps_l2
-    model = mv.models.ViT(**MODEL, seed=seed).to(device)
+    model = mv.models.ViT(**MODEL, seed=seed)
+    model.to(device)
     # the attacks' own checks, before minutes are spent: an eps that they refuse
-    for norm, radius in (("linf", eps), ("l2", eps_l2)):
-        mv.attacks.fgsm(model, test.images[:1], test.labels[:1], eps=radius, norm=norm)
+    for option, norm, radius in (("--eps", "linf", eps), ("--eps-l2", "l2", eps_l2)):
+        try:
+            mv.attacks.fgsm(model, test.images[:1], test.labels[:1], eps=radius, norm=norm)
+        except ValueError as error:
+            raise ValueError(f"{option}: {str(error).removeprefix('eps: ')}") from None
+    settings = {
+        "about": {"arguments": {k: v for k, v in vars(arguments).items() if k in _SETTINGS}},
+        "command": "demo", "seed": seed, "eps": eps, "eps_l2": eps_l2, "model": model.to_config(),
+        "natural": {"epochs": arguments.epochs, **NATURAL},
+        "robust": {"epochs": arguments.adversarial_epochs, **HARDENED},
+        "minivit": mv.__version__, "numpy": np.__version__,
+    }  # fmt: skip
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if not arguments.resume:
+        mv.io.write_json(run_dir / "config.json", settings)
     print(f"minivit demo: a Vision Transformer of {model.num_parameters():,} parameters, {len(train):,} digits to learn from, "
           f"{len(test)} to be judged by; writing to {run_dir}")
 
@@ -81,13 +111,6 @@ def run(arguments: argparse.Namespace) -> int:
         section.figure.savefig(run_dir / f"{name}.png", dpi=150)
     log = [{"phase": phase, **row} for phase, h in (("natural", natural_history), ("robust", robust_history)) for row in h]
     mv.io.write_jsonl(run_dir / "metrics.jsonl", log)
-    settings = {
-        "command": "demo", "seed": seed, "eps": eps, "eps_l2": eps_l2, "model": natural.to_config(),
-        "natural": {"epochs": arguments.epochs, **NATURAL},
-        "robust": {"epochs": arguments.adversarial_epochs, **HARDENED},
-        "minivit": mv.__version__, "numpy": np.__version__,
-    }  # fmt: skip
-    mv.io.write_json(run_dir / "config.json", settings)
     report = run_dir / "report.html"
     widest = _half_width(rows, len(test))
     note = (f"Accuracy on {len(test)} held-out digits, PGD from 3 random starts; the widest 95 % interval is ±{widest:.1f} "
@@ -100,7 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
             mv.viz.Table("Accuracy under attack", ["model", *columns], cells, note),
             *figures.values(),
         ],
-        config=settings,
+        config={name: value for name, value in settings.items() if name != "about"},
     )  # fmt: skip
     print(_as_text(columns, rows))
     print(f"{note}\n{time.perf_counter() - started:.0f} s in all. Report: {report}")
@@ -115,10 +138,7 @@ def _phase(arguments: argparse.Namespace, run_dir: Path, name: str, work: Any) -
     if arguments.resume and result.exists():
         model = mv.models.load(result)
         return model, mv.train.History(mv.io.read_jsonl(checkpoints / "metrics.jsonl"))
-    options = {flag: value for flag, value in vars(arguments).items()
-               if flag in ("seed", "eps", "eps_l2", "epochs", "adversarial_epochs")}  # fmt: skip
-    words = " ".join(f"--{flag.replace('_', '-')} {value}" for flag, value in options.items())
-    where: dict[str, Any] = {"how_to_resume": f"minivit demo --resume {shlex.quote(str(run_dir))} {words}"}
+    where: dict[str, Any] = {"how_to_resume": _how_to_resume(run_dir)}
     begun = arguments.resume and (checkpoints / "config.json").exists()
     where["resume" if begun else "run_dir"] = checkpoints
     model, history = work(**where)
@@ -176,7 +196,7 @@ def _pictures(
         figures[f"adversarial_{name}"] = F(
             f"PGD against the {'natural' if name == 'natural' else 'adversarially trained'} model",
             viz.adversarial(model, x, result, y, classes=test.classes),
-            f"Clean digits, perturbations and adversarial digits; {int(result.success.sum())} of {len(y)} fool the model.",
+            f"Clean digits, perturbations and adversarial digits; {int(result.success.sum())} of {len(y)} are misclassified.",
         )
     figures["training_robust"] = F("Adversarial training", viz.training(histories["robust"]),
                                    "Loss, accuracy and learning rate against epochs of fine-tuning.",
@@ -191,7 +211,8 @@ def _story(arguments: argparse.Namespace, train: Any, test: Any, model: Any) -> 
     return (
         f"A Vision Transformer of {model.num_parameters():,} parameters learned {len(train):,} handwritten digits of 8×8 "
         f"pixels in {arguments.epochs} epochs. Then FGSM and PGD changed {len(test)} digits it had not seen by at most "
-        f"{arguments.eps:g} per pixel (of a range of 1), so that it takes them for others.\n\n"
+        f"{arguments.eps:g} per pixel (of a range of 1), so that it takes them for others. (In the table's last "
+        f"column it is the length of all changes together that is bounded, by {arguments.eps_l2:g}.)\n\n"
         f"The second model started from the first and was trained for {arguments.adversarial_epochs} epochs on digits that PGD "
         f"had changed to fool it as it was at that moment. The table says what that brought, and what it cost."
     )

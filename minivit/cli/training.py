@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from pathlib import Path
 from typing import Any
 
-from minivit.cli.arguments import add, add_data, add_device, add_seed, load_data, new_run_dir, place, positive, whole
+from minivit.cli.arguments import (
+    add,
+    add_data,
+    add_device,
+    add_seed,
+    arguments_of,
+    load_data,
+    new_run_dir,
+    place,
+    positive,
+    whole,
+)
 
 # what suits a data set: the model's shape and the length of its training; every option overrides its entry
 PRESETS: dict[str, dict[str, Any]] = {
@@ -27,33 +37,42 @@ def add_commands(subparsers: Any) -> None:
     add_data(command)
     add_device(command)
     add_seed(command)
-    command.add_argument("--epochs", type=whole(1), help="how often each image is seen (default: as suits the data)")
-    command.add_argument("--batch-size", type=whole(1), help="images per step")
-    command.add_argument("--lr", type=positive, help="highest learning rate")
-    command.add_argument("--shift", type=whole(0), help="pixels by which training images are moved at most")
-    command.add_argument("--weight-decay", type=float, help="of AdamW")
-    command.add_argument("--label-smoothing", type=float, help="part of the target spread over all classes")
-    command.add_argument("--ema", type=float, help="decay of the average of weights, 0.999 say")
+    command.add_argument("--epochs", type=whole(1), help=f"how often each image is seen {_default('epochs')}")
+    command.add_argument("--batch-size", type=whole(1), help=f"images per step {_default('batch_size')}")
+    command.add_argument("--lr", type=positive, help=f"highest learning rate {_default('lr')}")
+    command.add_argument("--shift", type=whole(0), help=f"pixels that training images are moved by at most {_default('shift')}")
+    command.add_argument("--weight-decay", type=float, help="of AdamW (default 0.05)")
+    command.add_argument("--label-smoothing", type=float, help="part of the target spread over all classes (default 0)")
+    command.add_argument("--ema", type=float, help="decay of an average of the weights, 0.999 for example (default: none is kept)")
     command.add_argument("--precision", choices=("float32", "float16"), help="float16: mixed precision, for a GPU")
     command.add_argument("--model", metavar="PATH", help="start from this model instead of fresh weights")
-    command.add_argument("--patch-size", type=whole(1), help="pixels per side of a patch; must divide the image")
-    command.add_argument("--embed-dim", type=whole(1), help="width D")
-    command.add_argument("--depth", type=whole(0), help="number of blocks L")
-    command.add_argument("--num-heads", type=whole(1), help="heads h per block; must divide the width")
-    command.add_argument("--pool", choices=("cls", "mean"), help="class token, or mean over the patches")
-    command.add_argument("--position", choices=("learned", "sinusoidal", "sinusoidal_2d", "relative", "none"))
-    command.add_argument("--dropout", type=float)
+    command.add_argument("--patch-size", type=whole(1),
+                         help=f"side of a patch, in pixels; divides the image's {_default('patch_size')}")  # fmt: skip
+    command.add_argument("--embed-dim", type=whole(1), help=f"width D {_default('embed_dim')}")
+    command.add_argument("--depth", type=whole(1), help=f"number of blocks L {_default('depth')}")
+    command.add_argument("--num-heads", type=whole(1), help=f"heads h per block; must divide the width {_default('num_heads')}")
+    command.add_argument("--pool", choices=("cls", "mean"), help=f"class token, or mean over the patches {_default('pool')}")
+    command.add_argument("--position", choices=("learned", "sinusoidal", "sinusoidal_2d", "relative", "none"),
+                         help="how the model knows where a patch was (default learned)")  # fmt: skip
+    command.add_argument("--dropout", type=float, help="share of activations that a training step leaves out (default 0)")
     command.add_argument("--run-dir", metavar="DIR", help="where to write (default runs/<date>-<data>)")
     command.add_argument("--resume", metavar="DIR", help="go on with the run in this folder, with its settings")
+
+
+def _default(option: str) -> str:
+    """For the help: what an option is by itself, which may depend on the data."""
+    values = {name: preset[option] for name, preset in PRESETS.items() if name != "fashion_mnist"}
+    if len(set(values.values())) == 1:
+        return f"(default {values['digits']})"
+    return f"(default {values['digits']} for digits, else {values['mnist']})"
 
 
 def run(arguments: argparse.Namespace) -> int:
     import minivit as mv
 
     if arguments.resume is not None:
-        given = _read_arguments(Path(arguments.resume))
-        given["traceback"] = arguments.traceback
-        run_dir, arguments = Path(arguments.resume), argparse.Namespace(**given)
+        run_dir = Path(arguments.resume)
+        arguments = argparse.Namespace(**{**arguments_of(run_dir, "train"), "traceback": arguments.traceback})
         resume: Path | None = run_dir
     else:
         run_dir, resume = new_run_dir(arguments.run_dir, Path(arguments.data).name), None
@@ -76,13 +95,17 @@ def run(arguments: argparse.Namespace) -> int:
     fit_options = {name: _chosen(arguments, preset, name) for name in FIT_OPTIONS}
     print(f"{type(model).__name__}({model.describe()}), {model.num_parameters():,} parameters")
     print(f"{arguments.data}: {len(train):,} training and {len(test):,} test images; writing to {run_dir}")
-    history = mv.train.fit(
-        model, train, test, seed=arguments.seed,
-        run_dir=None if resume else run_dir, resume=resume,
-        about={"arguments": {k: v for k, v in vars(arguments).items() if k not in ("run", "traceback")}},
-        how_to_resume=f"minivit train --resume {shlex.quote(str(run_dir))}",
-        **{name: value for name, value in fit_options.items() if value is not None},
-    )  # fmt: skip
+    how_to_resume = f"minivit train --resume {shlex.quote(str(run_dir))}"
+    try:
+        history = mv.train.fit(
+            model, train, test, seed=arguments.seed,
+            run_dir=None if resume else run_dir, resume=resume,
+            about={"arguments": {k: v for k, v in vars(arguments).items() if k not in ("run", "traceback")}},
+            how_to_resume=how_to_resume, **{name: value for name, value in fit_options.items() if value is not None},
+        )  # fmt: skip
+    except FileExistsError:
+        raise FileExistsError(f"--run-dir: {run_dir} already holds a run; go on with `{how_to_resume}`, or choose another "
+                              "folder") from None
     mv.viz.training(history).savefig(run_dir / "training.png", dpi=150)
     last = history[-1]
     print(f"test accuracy {100 * last['test_accuracy']:.2f} %, loss {last['test_loss']:.4f} after {len(history)} epochs, "
@@ -93,17 +116,3 @@ def run(arguments: argparse.Namespace) -> int:
 def _chosen(arguments: argparse.Namespace, preset: dict[str, Any], name: str) -> Any:
     value = getattr(arguments, name, None)  # a run of an earlier version, gone on with, lacks what came later
     return preset.get(name) if value is None else value
-
-
-def _read_arguments(run_dir: Path) -> dict[str, Any]:
-    """The arguments that a run was started with, from its config.json."""
-    path = run_dir / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"--resume: {run_dir} holds no run: there is no config.json in it")
-    try:
-        given = json.loads(path.read_text(encoding="utf-8"))["about"]["arguments"]
-        if given["command"] != "train":
-            raise KeyError(given["command"])
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"--resume: {path} was not written by `minivit train`") from None
-    return dict(given)

@@ -110,7 +110,8 @@ def _find(name: str, root: str | os.PathLike[str] | None) -> list[Path]:
     get = f"get the four files from {_PUBLISHED[name]}"
     chosen = root if root is not None else os.environ.get("MINIVIT_DATA")
     if not chosen:
-        raise FileNotFoundError(f"{name} does not come with minivit: {get}; pass root=FOLDER or set MINIVIT_DATA")
+        raise FileNotFoundError(f"{name} does not come with minivit: {get}; pass root=FOLDER (--data-dir on the command "
+                                "line) or set MINIVIT_DATA")
     folders = [Path(chosen).expanduser() / sub for sub in _FOLDERS[name]]
     missing = []
     for folder in folders:
@@ -121,7 +122,8 @@ def _find(name: str, root: str | os.PathLike[str] | None) -> list[Path]:
     fewest = min(range(len(folders)), key=lambda i: (len(missing[i]), -i))
     raise FileNotFoundError(
         f"{name}: {', '.join(missing[fewest])} (plain or .gz) not found in {folders[fewest]} (looked in it and in "
-        f"{', '.join(str(folder) for i, folder in enumerate(folders) if i != fewest)}); {get}, or pass another root="
+        f"{', '.join(str(folder) for i, folder in enumerate(folders) if i != fewest)}); {get}, or pass another root= "
+        "(--data-dir on the command line)"
     )
 
 

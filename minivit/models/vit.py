@@ -43,7 +43,7 @@ class ViTConfig:
     depth: int = 12  # L
     num_heads: int = 12  # h
     num_classes: int = 1000
-    position: str = "learned"  # the ViT's own; on small images all kinds do about equally well
+    position: str = "learned"  # the ViT's own; see positions.py
     pool: str = "cls"  # "cls": a class token, as in the paper; "mean": the mean over the patches
     mlp_ratio: float = 4.0  # hidden width of the MLP over D
     qkv_bias: bool = True

@@ -1,14 +1,5 @@
 """Loss scaling: how small gradients survive in float16.
 
-    scaler = LossScaler()
-    with mv.autocast():
-        loss = mv.ops.cross_entropy(model(images), labels)
-    scaler.scale(loss).backward()
-    scaler.unscale(model.parameters())
-    norm = clip_grad_norm(model.parameters(), 1.0)
-    if scaler.update(norm):
-        opt.step()
-
 float16 ends at 6e-8, and many a gradient of an activation is smaller: it would be 0. The remedy of Micikevicius et al. 2018,
 "Mixed Precision Training", section 3.2, is to multiply the loss by a large S. By the chain rule every gradient is then S times
 as large, and those of the parameters, which are float32, are divided by S before anybody looks at them. S is right when it
@@ -30,6 +21,17 @@ class LossScaler:
 
         a gradient is inf or NaN        the step is left out, and S ← S / 2
         `growth_interval` good steps    S ← 2 S
+
+    In a loop of one's own:
+
+        scaler = LossScaler()
+        with mv.autocast():
+            loss = mv.ops.cross_entropy(model(images), labels)
+        scaler.scale(loss).backward()
+        scaler.unscale(model.parameters())
+        norm = clip_grad_norm(model.parameters(), 1.0)
+        if scaler.update(norm):
+            opt.step()
 
     Args:
         factor: S at first, a power of two, so that dividing by it is exact.

@@ -118,4 +118,7 @@ def _title(result: Any, n: int, total: int) -> str:
     parts.append(f"first {n} of {total:,} images" if n < total else f"{n} image{'s' * (n > 1)}")
     success = getattr(result, "success", None)
     title = ", ".join(filter(None, parts))
-    return title if success is None else f"{title}; {int(np.sum(success)):,} of {total:,} attacks succeeded"
+    if success is None:
+        return title
+    what = "sent to their targets" if getattr(result, "targeted", False) else "misclassified"
+    return f"{title}; {int(np.sum(success)):,} of {total:,} {what}"

@@ -279,7 +279,7 @@ def test_any_number_of_images_of_any_shape(shape, n, norm):
         assert r.x_adv.shape == x.shape
         assert r.success.shape == r.loss.shape == r.prediction.shape == r.prediction_adv.shape == (n,)
         assert len(r) == n
-        assert f"{r.success.sum()} of {n} fooled" in repr(r)
+        assert f"{r.success.sum()} of {n} misclassified" in repr(r)
     assert all(s[0] > 0 for s in calls)
 
 

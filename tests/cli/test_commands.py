@@ -49,6 +49,9 @@ def test_the_words_of_eps():
         (["bench", "train-vit"], "did you mean 'train-vit-"),
         (["demo", "--eps", "20", "--run-dir", "RUN"], "eps"),
         (["demo", "--resume", "/nowhere"], "/nowhere"),
+        (["demo", "--eps-l2", "-1", "--run-dir", "RUN"], "--eps-l2: expected a radius"),
+        (["gradcheck", "softmax", "--shape", "3"], "--shape: belongs to FILE.py:NAME"),
+        (["bench", "import", "--plot", "x.txt"], "--plot: expected a name that ends in .png"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(words, says, model_file, tmp_path, capsys, monkeypatch):
@@ -65,7 +68,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(words, says, model_file, tmp_path
 @pytest.mark.parametrize(
     "words",
     [["attack", "--model", "m", "--eps", "8/0"], ["train", "--epochs", "0"], ["train", "--epoch", "3"],
-     ["train", "--device", "tpu"], ["fly"], []],
+     ["train", "--device", "tpu"], ["train", "--depth", "0"], ["gradcheck", "f.py:f", "--shape", "3,a"], ["fly"], []],
 )  # fmt: skip
 def test_wrong_words_exit_with_2(words, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -172,10 +175,36 @@ def test_demo_in_small(tmp_path, capsys):
     clean = mv.train.evaluate(mv.models.load(run / "natural.safetensors"), test)["accuracy"]
     assert f"{100 * clean:.1f} %" in natural
     before = (run / "robust.safetensors").read_bytes()
-    assert main(["demo", "--epochs", "1", "--adversarial-epochs", "1", "--resume", str(run)]) == 0  # nothing is trained again
+    assert main(["demo", "--resume", str(run)]) == 0  # with the same settings; nothing is trained again
     assert (run / "robust.safetensors").read_bytes() == before
     assert out.splitlines()[-4:-2] == capsys.readouterr().out.splitlines()[-4:-2]
     assert np.isfinite([row["train_loss"] for row in mv.io.read_jsonl(run / "metrics.jsonl")]).all()
+    assert main(["train", "--resume", str(run)]) == 2
+    assert "was not written by `minivit train`" in capsys.readouterr().err
+    assert main(["demo", "--run-dir", str(run)]) == 2
+    assert f"go on with --resume {run}" in capsys.readouterr().err
+
+
+def test_another_commands_run_is_left_alone(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main(["train", *TINY, "--run-dir", str(run)]) == 0
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert main(["demo", "--resume", str(run)]) == 2
+    assert "was not written by `minivit demo`" in capsys.readouterr().err
+    assert main(["train", *TINY, "--run-dir", str(run)]) == 2
+    assert f"go on with `minivit train --resume {run}`" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_demo_stopped_in_its_attacks_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mv.attacks, "robust_accuracy", stop)
+    run = tmp_path / "demo"
+    assert main(["demo", "--epochs", "1", "--adversarial-epochs", "1", "--run-dir", str(run)]) == 130
+    assert f"To go on: minivit demo --resume {run}\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("given", [False, True])

@@ -80,7 +80,7 @@ def test_names_are_those_that_load_knows():
 
 def test_missing_files_say_which_where_and_what_to_do(tmp_path, monkeypatch):
     monkeypatch.delenv("MINIVIT_DATA", raising=False)
-    with pytest.raises(FileNotFoundError, match="get the four files from https://.*root=FOLDER or set MINIVIT_DATA"):
+    with pytest.raises(FileNotFoundError, match="get the four files from https://.*root=FOLDER .* or set MINIVIT_DATA"):
         data.load("mnist")
     (tmp_path / "mnist").mkdir()
     (tmp_path / "mnist" / "train-images-idx3-ubyte").write_bytes(b"")

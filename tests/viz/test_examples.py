@@ -58,7 +58,7 @@ def test_the_perturbation_is_signed_on_one_symmetric_scale_and_the_factor_is_wri
 def test_the_title_says_what_was_done(case):
     x, result, y = case
     title = mv.viz.adversarial(sums, x, result, y, limit=2).get_suptitle()
-    assert title == "PGD-7, L∞, ε = 8/255, first 2 of 3 images; 2 of 3 attacks succeeded"
+    assert title == "PGD-7, L∞, ε = 8/255, first 2 of 3 images; 2 of 3 misclassified"
 
 
 def test_wrong_before_is_not_called_fooled(case):
