@@ -43,7 +43,7 @@ def add_commands(subparsers: Any) -> None:
     command.add_argument("--shift", type=whole(0), help=f"pixels that training images are moved by at most {_default('shift')}")
     command.add_argument("--weight-decay", type=float, help="of AdamW (default 0.05)")
     command.add_argument("--label-smoothing", type=float, help="part of the target spread over all classes (default 0)")
-    command.add_argument("--ema", type=float, help="decay of an average of the weights, 0.999 for example (default: none is kept)")
+    command.add_argument("--ema", type=float, help="decay of an average of the weights, 0.999 for example (default: none)")
     command.add_argument("--precision", choices=("float32", "float16"), help="float16: mixed precision, for a GPU")
     command.add_argument("--model", metavar="PATH", help="start from this model instead of fresh weights")
     command.add_argument("--patch-size", type=whole(1),
