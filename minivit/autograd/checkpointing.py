@@ -10,7 +10,7 @@ import numpy as np
 from minivit.autograd.autocast import as_now
 from minivit.autograd.engine import Node, _leaves, _serial, _walk
 from minivit.autograd.primitives import identity
-from minivit.autograd.tensor import Tensor, mode
+from minivit.autograd.tensor import DRAWS_DIFFER, Tensor, mode
 from minivit.backend import is_array
 
 
@@ -81,6 +81,8 @@ class _Checkpoint:
         replaying, mode.replaying = mode.replaying, iter(self.drawn)
         try:
             y = self.f(*aliases, **node.options)
+            if next(mode.replaying, None) is not None:
+                raise RuntimeError(DRAWS_DIFFER)
         finally:
             mode.replaying = replaying
         targets = [(a if a.node is None else a.node) if need else None for a, need in zip(aliases, needs)]

@@ -12,7 +12,9 @@ the highest number to the lowest is right for every graph, without recursion.
 from __future__ import annotations
 
 import itertools
+import os
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +22,9 @@ from minivit.autograd.tensor import Tensor, casting, mode, recording
 from minivit.backend import add, array_module, is_array
 
 _serial = itertools.count(1)
+_adding = threading.Lock()  # several threads may add to the gradient of one leaf
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_adding.acquire, after_in_parent=_adding.release, after_in_child=_adding.release)
 
 
 class Node:
@@ -65,8 +70,9 @@ class Node:
                 )
 
     def free(self) -> None:
+        """Forgets all but where it came from: whoever walks back this way again is to be told, not led past it."""
         self.args = self.out = None
-        self.saved = self.parents = ()
+        self.saved = ()
 
 
 def grad(
@@ -106,10 +112,13 @@ def grad(
         found = _walk(y, targets, gy, create_graph, retain) if y.requires_grad else {}
     if not create_graph:
         _separate(found, gy)
-    results = []
-    for x, target in zip(xs, targets):
+    results: list[Tensor] = []
+    for i, (x, target) in enumerate(zip(xs, targets)):
         g = found.get(id(target))
-        g = array_module(x.data).zeros_like(x.data) if g is None else g
+        if g is None:
+            g = array_module(x.data).zeros_like(x.data)
+        elif not create_graph and any(target is other for other in targets[:i]):
+            g = g.copy()  # asked for twice: each is to be changed by itself
         results.append(g if isinstance(g, Tensor) else Tensor(g))
     return tuple(results)
 
@@ -124,10 +133,11 @@ def backward(y: Tensor, gy: Any = None, retain_graph: bool = False) -> None:
     with recording(), casting(None):  # a rule computes in the dtypes that the forward pass has chosen
         found = _walk(y, leaves, gy, False, retain_graph)
     _separate(found, gy)
-    for leaf in leaves:
-        g = found.get(id(leaf))
-        if g is not None:
-            leaf.grad = Tensor(g if leaf.grad is None else leaf.grad.data + g)
+    with _adding:
+        for leaf in leaves:
+            g = found.get(id(leaf))
+            if g is not None:
+                leaf.grad = Tensor(g if leaf.grad is None else leaf.grad.data + g)
 
 
 # ---- the walk ----
@@ -156,10 +166,10 @@ def _walk(
             found[id(node)] = g
         if g is None:
             continue
-        node.check_usable()
         needs = tuple([id(p) in useful for p in node.parents])
         if True not in needs:
             continue
+        node.check_usable()
         mode.retaining = retain  # a walk within the last operation may have said otherwise
         gradients = node.op.backward(node, g, needs, create_graph)
         if len(gradients) != len(needs):
@@ -201,6 +211,8 @@ def _leaves(y: Tensor, since: int = 0) -> list[Any]:
     """The leaves that y was computed from, and the nodes made before number `since`."""
     if y.node is None or y.node.serial <= since:
         return [y if y.node is None else y.node]
+    if y.node.args is None:
+        y.node.check_usable()  # before those that it was computed from: it is the one that its user knows
     ends: dict[int, Any] = {}
     for node in _ancestors(y.node, since):
         if node.args is None:

@@ -78,6 +78,9 @@ class Op:
         self.variadic = False  # takes any number of inputs: def concatenate(*arrays, axis)
         for p in self.signature.parameters.values():
             if p.kind is p.VAR_POSITIONAL:
+                if self.inputs:
+                    raise TypeError(f"{self.name}: *{p.name} comes after {', '.join(self.inputs)}; an operation of any number "
+                                    f"of inputs has no others: def {self.name}(*{p.name})")
                 self.inputs.append(p.name)
                 self.variadic = True
             elif p.kind is p.KEYWORD_ONLY or p.default not in (p.empty, None):
@@ -125,6 +128,10 @@ class Op:
             args, options = self._bind(args, options)
         if mode.autocast is not None:
             args = mode.autocast(self, args)
+        for name, value in options.items():
+            if isinstance(value, Tensor) and value.requires_grad:
+                raise TypeError(f"{self.name}: {name} is a Tensor that requires a gradient, but it is an option, and those get "
+                                f"none; let it act on an input instead (`q * scale` for a scale of q), or give a number")
         if self.defaults:
             options = {**self.defaults, **options}
         arrays: list[Any] = []
@@ -249,6 +256,9 @@ def _explain(error: Exception, op: Op, arrays: Sequence[Any]) -> None:
     if len(devices) > 1:
         where = ", ".join(f"{n} on {device_of(a)}" for n, a in zip(names, arrays) if is_array(a))
         raise TypeError(f"{op.name}: inputs on two devices: {where}; move one with .to('cuda') or .to('cpu')") from error
+    integers = ", ".join(f"{n} ({a.dtype})" for n, a in zip(names, arrays) if is_array(a) and a.dtype.kind in "iub")
+    if integers and "UFunc" in type(error).__name__:
+        raise TypeError(f"{op.name}: expected floats, got {integers}; convert with .astype('float32')") from error
     if type(error) in (ValueError, TypeError) and not str(error).startswith(f"{op.name}: "):
         shapes = ", ".join(f"{n} {getattr(a, 'shape', type(a).__name__)}" for n, a in zip(names, arrays))
         raise type(error)(f"{op.name}: {error} [{shapes}]") from error

@@ -93,7 +93,7 @@ def divide(x, y):
 
 @divide.vjp
 def _(g, x, y, needs):
-    return g / y, -g * x / (y * y) if needs[1] else None
+    return g / y, -g * (x / y) / y if needs[1] else None  # y² may be too large or too small for a float
 
 
 @primitive
@@ -234,7 +234,7 @@ def relu(x):
 
 @relu.vjp
 def _(g, x):
-    return g * (x > 0)
+    return where(x > 0, g, 0.0)  # a product would make NaN of an infinite g
 
 
 @primitive
@@ -244,7 +244,9 @@ def clip(x, *, low, high):
 
 @clip.vjp
 def _(g, x, low, high):
-    return g * ((x > low) & (x < high))
+    if low is not None:
+        g = where(x > low, g, 0.0)
+    return g if high is None else where(x < high, g, 0.0)
 
 
 @primitive(broadcasts=True)
@@ -254,8 +256,8 @@ def maximum(x, y):
 
 @maximum.vjp
 def _(g, x, y):
-    left = (_as_float(x > y, g) + _as_float(x >= y, g)) / 2  # 1, 1/2 at a tie, 0
-    return g * left, g * (1 - left)
+    at_a_tie = where(x == y, g / 2, 0.0)
+    return where(x > y, g, at_a_tie), where(x < y, g, at_a_tie)
 
 
 @primitive(broadcasts=True)
@@ -299,14 +301,17 @@ def max(x, *, axis=None, keepdims=False):
 
 @max.vjp
 def _(g, x, out, axis, keepdims):
-    ties = _as_float(x == _restore_axes(out, x.shape, axis, keepdims), g)
-    ties = ties / ties.sum(axis=axis, keepdims=True)
-    return _restore_axes(g, x.shape, axis, keepdims) * ties
+    ties = x == _restore_axes(out, x.shape, axis, keepdims)
+    share = _restore_axes(g, x.shape, axis, keepdims) / _as_float(ties.sum(axis=axis, keepdims=True), g)
+    return where(ties, share, 0.0)
 
 
 def mean(x, axis=None, keepdims=False):
     """The mean over an axis, a tuple of axes, or everything."""
-    return sum(x, axis=axis, keepdims=keepdims) * (1 / _count(x.shape, axis))
+    count = _count(x.shape, axis)
+    if not count:
+        raise ValueError(f"mean: of x of shape {x.shape} there are no elements along axis {axis}")
+    return sum(x, axis=axis, keepdims=keepdims) * (1 / count)
 
 
 def min(x, axis=None, keepdims=False):
@@ -320,8 +325,9 @@ def var(x, axis=None, keepdims=False):
 
 
 def logsumexp(x, axis=None, keepdims=False):
-    """log Σ exp(x), with the maximum taken out first so that nothing overflows."""
+    """log Σ exp(x), with the maximum taken out first so that nothing overflows (an infinite one stays where it is)."""
     top = max(x, axis=axis, keepdims=True)
+    top = where(array_module(_array(top)).isfinite(_array(top)), top, 0.0)
     out = log(sum(exp(x - top), axis=axis, keepdims=True)) + top
     return out if keepdims else reshape(out, shape=_reduced_shape(x.shape, axis))
 
@@ -372,6 +378,11 @@ def _(g, x_shape):
 
 @primitive
 def concatenate(*arrays, axis=0):
+    for a in arrays:
+        if isinstance(a, list | tuple):
+            raise TypeError(f"concatenate: expected arrays or Tensors, got a {type(a).__name__}; write concatenate(a, b)")
+    if axis is None:
+        raise TypeError("concatenate: axis: expected an integer, got None; reshape the arrays to (-1,) first")
     return _concatenate(arrays, axis)
 
 
@@ -396,6 +407,8 @@ def stack(*arrays, axis=0):
 @primitive
 def pad(x, *, widths):
     """Zeros around x; widths is one pair (before, after) per axis."""
+    if isinstance(widths, int) or [len(pair) for pair in widths] != [2] * x.ndim:
+        raise ValueError(f"pad: widths: expected a pair (before, after) for each of {x.ndim} axes, got {widths}")
     return array_module(x).pad(x, widths)
 
 
@@ -507,6 +520,8 @@ def _as_float(mask: Any, like: Any) -> Any:
 def _axes(ndim: int, axis: Any) -> tuple[int, ...]:
     if axis is None:
         return tuple(range(ndim))
+    if not ndim:
+        return ()  # of a single number NumPy takes axis=0
     return tuple(a % ndim for a in (axis if isinstance(axis, tuple) else (axis,)))
 
 

@@ -158,8 +158,10 @@ def _power(rng):
 
 @sampler("clip")
 def _clip(rng):
-    low, high = -0.3 * int(rng.integers(0, 3)), 0.3 * int(rng.integers(1, 4))
-    return Sample((_apart(rng, *_shape(rng)),), {"low": low, "high": high}, (0,))
+    ends: dict[str, float | None] = {"low": -0.3 * int(rng.integers(0, 3)), "high": 0.3 * int(rng.integers(1, 4))}
+    if rng.random() < 0.3:
+        ends["low" if _flip(rng) else "high"] = None
+    return Sample((_apart(rng, *_shape(rng)),), ends, (0,))
 
 
 @sampler("where")

@@ -35,10 +35,14 @@ class _Mode(threading.local):
     autocast: Callable[..., Any] | None = None  # is called as (op, args), and gives the inputs in the dtypes to compute in
     intercept: Callable[..., Any] | None = None  # is called as (op, args, options) in the place of every operation
     depth = 0  # how many modules' calls are under way
-    call: Any = None  # stands for the outermost of them, if that module is in training
+    outermost: Any = None  # the first of them
+    call: Any = None  # stands for its call, if that module is in training
 
 
 mode = _Mode()
+
+DRAWS_DIFFER = ("backward through checkpoint: its function did not draw random numbers as often as in the forward pass; call "
+                "backward before switching a module to train() or eval()")
 
 
 @contextmanager

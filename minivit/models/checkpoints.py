@@ -20,11 +20,23 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
     The model has to be one that `load` can rebuild, a ViT. For a module of your own,
     `mv.io.write_arrays(path, module.state_dict())` and `load_state_dict` do.
     """
-    if not isinstance(model, ViT):
-        raise TypeError(f"model: expected a ViT, which can be rebuilt from its settings, got {type(model).__name__}; "
+    if problem := why_not(model):
+        raise TypeError(f"model: {problem}, so it cannot be rebuilt from its settings; "
                         "use mv.io.write_arrays(path, model.state_dict())")
     metadata = {"format": FORMAT, "model": "ViT", "config": json.dumps(model.to_config(), default=lambda number: number.item())}
     write_arrays(path, model.state_dict(), metadata)
+
+
+def why_not(model: Any) -> str:
+    """Why `load` could not rebuild a model from its settings and arrays; "" if it could."""
+    if type(model) is not ViT:
+        return f"expected a ViT, got {type(model).__name__}"
+    if "forward" in vars(model):
+        return "its forward was replaced"
+    own = {name: p.shape for name, p in model.named_parameters()}
+    rebuilt = {name: p.shape for name, p in ViT(model.config, seed=None).named_parameters()}
+    changed = sorted(name for name in own.keys() | rebuilt.keys() if own.get(name) != rebuilt.get(name))
+    return f"{changed[0]} is {own.get(changed[0])}, its settings say {rebuilt.get(changed[0])}" if changed else ""
 
 
 def load(path: str | os.PathLike[str]) -> ViT:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from minivit.autograd import ops
+from minivit.autograd import Tensor, ops
 from minivit.autograd.fused.encoder_by_kernel import blocks_at_once
 from minivit.models.attention import MultiHeadSelfAttention
 from minivit.nn import MLP, Dropout, DropPath, LayerNorm, Linear, Module
@@ -97,7 +97,7 @@ class EncoderBlock(Module):
         attn, mlp, eps = self.attn, self.mlp, self.norm1.eps
         dropping = self.dropout, mlp.dropout, self.drop_path1, self.drop_path2
         pruned = attn.qkv.weight.shape[1] != 3 * attn.proj.weight.shape[1]  # heads
-        if pruned or self.norm2.eps != eps or any(d.training and d.p for d in dropping):
+        if pruned or self.norm2.eps != eps or isinstance(attn.scale, Tensor) or any(d.training and d.p for d in dropping):
             return None
         return {"num_heads": attn.num_heads, "scale": attn.scale, "approximate": mlp.approximate_gelu, "eps": eps}
 

@@ -180,7 +180,8 @@ class ViT(Module):
         random = self.training and (self.config.dropout or self.config.drop_path)
         work = batch * self.patch_embed.num_patches * weights  # multiply-accumulates, about
         return weights <= _SMALL and work >= _WORTH_SHARES and not random and all(
-            type(module).__module__.startswith("minivit.") and "forward" not in vars(module) for module in self.modules()
+            type(module).__module__.startswith("minivit.") and type(module).forward.__module__.startswith("minivit.")
+            and "forward" not in vars(module) for module in self.modules()
         )
 
     def _logits(self, x: Any, parts: dict[str, Any] | None = None) -> Any:

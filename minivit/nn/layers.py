@@ -66,7 +66,7 @@ class Dropout(RandomModule):
     """While training, sets each element to zero with probability p and scales the others by 1/(1 - p)
     (Srivastava et al. 2014)."""
 
-    def __init__(self, p: float, seed: int = 0, layer: int = 0) -> None:
+    def __init__(self, p: float, seed: int = 0, layer: int | None = None) -> None:
         super().__init__(seed, layer)
         self.p = _check_probability("Dropout", p)
 
@@ -82,7 +82,7 @@ class Dropout(RandomModule):
 class DropPath(RandomModule):
     """While training, drops a residual branch for whole images with probability p (stochastic depth, Huang et al. 2016)."""
 
-    def __init__(self, p: float, seed: int = 0, layer: int = 0) -> None:
+    def __init__(self, p: float, seed: int = 0, layer: int | None = None) -> None:
         super().__init__(seed, layer)
         self.p = _check_probability("DropPath", p)
 

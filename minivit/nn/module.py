@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from minivit.autograd import Tensor
-from minivit.autograd.tensor import mode
+from minivit.autograd.tensor import DRAWS_DIFFER, mode
 from minivit.backend import is_array, to_device, to_numpy
 
 
@@ -42,6 +42,7 @@ class Module:
     """The base of everything with parameters."""
 
     training = True
+    unnumbered = 0  # to how many random layers within it a number was given, see `RandomModule`
 
     def __init__(self) -> None:
         pass
@@ -50,15 +51,17 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if mode.depth == 0 and self.training:
-            mode.call = object()  # a new step of training: every random layer draws anew
+        if mode.depth == 0:
+            mode.outermost = self
+            if self.training:
+                mode.call = object()  # a new step of training: every random layer draws anew
         mode.depth += 1
         try:
             return self.forward(*args, **kwargs)
         finally:
             mode.depth -= 1
             if mode.depth == 0:
-                mode.call = None
+                mode.call = mode.outermost = None
 
     # ---- what it contains ----
 
@@ -99,11 +102,16 @@ class Module:
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """All parameters with their dotted names, in order of definition, a shared one once."""
         seen: set[int] = set()
+        names: set[str] = set()
         for prefix, module in self.named_modules():
             for name, value in module._children():
                 if isinstance(value, Parameter) and id(value) not in seen:
                     seen.add(id(value))
-                    yield (f"{prefix}.{name}" if prefix else name), value
+                    full = f"{prefix}.{name}" if prefix else name
+                    if full in names:
+                        raise ValueError(f"two parameters are named {full!r}; rename an attribute, or a key of a dict")
+                    names.add(full)
+                    yield full, value
 
     def parameters(self) -> Iterator[Parameter]:
         return (p for _, p in self.named_parameters())
@@ -232,29 +240,40 @@ def evaluating(model: Any) -> Iterator[None]:
             module.training = training
 
 
+_UNNUMBERED = 1 << 20  # from here on, away from the numbers that modules give to their parts
+
+
 class RandomModule(Module):
     """A module that draws random numbers: a function of (seed, purpose, layer, step, index), so that a step can be
     replayed, resumed and moved to another device without changing a bit.
 
     Its steps are the calls in which it draws: those of the outermost module, where that is in training. Used twice within
-    one of them, it draws the same twice; where the outermost module is in evaluation, it draws what it drew last."""
+    one of them, it draws the same twice; where the outermost module is in evaluation, it draws what it drew last.
+
+    Layers of one seed must differ in their `layer`, or they draw the same. One without gets a number when it first draws,
+    in the order in which those of the outermost module do."""
 
     call: Any = None  # the last one that was counted
 
-    def __init__(self, seed: int, layer: int) -> None:
+    def __init__(self, seed: int, layer: int | None) -> None:
         super().__init__()
         self.seed, self.layer, self.step = seed, layer, 0
 
     def place(self) -> tuple[int, int]:
         """(layer, step): where its numbers are drawn. When a checkpoint computes again, the step it had the first time."""
         if mode.replaying:
-            step = next(mode.replaying)
+            step = next(mode.replaying, None)
+            if step is None:
+                raise RuntimeError(DRAWS_DIFFER)
         else:
             if mode.call is not None and self.call is not mode.call:
                 self.step, self.call = self.step + 1, mode.call
             step = self.step
         if mode.drawn is not None:
             mode.drawn.append(step)
+        if self.layer is None:
+            outermost = mode.outermost or self
+            self.layer, outermost.unnumbered = _UNNUMBERED + outermost.unnumbered, outermost.unnumbered + 1
         return self.layer, step
 
 

@@ -54,7 +54,7 @@ def confusion(labels: Any, predictions: Any, classes: Sequence[str] | None = Non
     k = len(names)
     if most >= k:
         raise ValueError(f"classes: there are {k} names, but class {most} occurs")
-    counts = np.bincount(labels * k + predictions, minlength=k * k).reshape(k, k)
+    counts = np.bincount(labels.astype(np.int64) * k + predictions, minlength=k * k).reshape(k, k)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
     size = min(max(0.5 * k, 3.0), 12.0)

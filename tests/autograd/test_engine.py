@@ -223,6 +223,50 @@ def test_a_second_backward_names_the_operation():
         mv.grad(y, [x])
 
 
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_a_walk_into_a_part_that_was_freed_is_refused_not_cut_short(create_graph):
+    x, w = leaf(4, 3), leaf(3, 2, seed=1)
+    f = ops.tanh(x @ w)
+    mv.grad(f.sum(), [x])
+    with pytest.raises(RuntimeError, match="tanh a second time"):
+        mv.grad((f * f).sum(), [w], create_graph=create_graph)
+    (g,) = mv.grad((x * x * x).sum(), [x], create_graph=True, retain_graph=False)
+    with pytest.raises(RuntimeError, match="a second time"):
+        mv.grad(g.sum(), [x])
+
+
+def test_a_walk_that_ends_before_what_was_freed_or_assigned_to():
+    x = leaf(3)
+    h = x * x
+    h.sum().backward()
+    np.testing.assert_array_equal(mv.grad((h * 3).sum(), [h])[0].data, [3, 3, 3])
+    h = x * x
+    x.assign_(np.ones(3))
+    np.testing.assert_array_equal(mv.grad((h * 3).sum(), [h])[0].data, [3, 3, 3])
+
+
+def test_a_gradient_asked_for_twice_is_two_arrays():
+    x = leaf(3)
+    first, second = mv.grad((x * 2).sum(), [x, x])
+    first.data[:] = 0
+    np.testing.assert_array_equal(second.data, [2, 2, 2])
+
+
+def test_threads_add_to_one_gradient():
+    p = mv.nn.Parameter(np.zeros(400_000, np.float32))
+
+    def work():
+        for _ in range(20):
+            (p * 1.0).sum().backward()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    np.testing.assert_array_equal(p.grad.data, 80)
+
+
 def test_retain_graph():
     x = leaf(3)
     y = ops.softmax(x * x).max()
@@ -584,6 +628,25 @@ def test_a_rule_that_asks_for_what_there_is_not():
     f = mv.op(lambda x: x)
     with pytest.raises(TypeError, match="asks for 'y', which is none of g, out, needs, x, x_shape"):
         f.vjp(lambda g, y: g)
+
+
+@pytest.mark.parametrize("f", [
+    lambda s: ops.scaled_dot_product_attention(*[np.ones((1, 1, 2, 3), np.float32)] * 3, scale=s),
+    lambda s: ops.layer_norm(np.ones((2, 3), np.float32), np.ones(3, np.float32), np.ones(3, np.float32), eps=s),
+    lambda s: ops.cross_entropy(np.ones((2, 3), np.float32), np.array([0, 1]), label_smoothing=s),
+])  # fmt: skip
+def test_a_tensor_as_an_option_would_lose_its_gradient(f):
+    with pytest.raises(TypeError, match="is a Tensor that requires a gradient, but it is an option"):
+        f(mv.nn.Parameter(np.float32(0.3)))
+    f(Tensor(np.float32(0.3)).item())
+
+
+def test_an_operation_of_any_number_of_inputs_has_no_others():
+    with pytest.raises(TypeError, match=r"f: \*ys comes after x"):
+
+        @mv.op
+        def f(x, *ys):
+            return x
 
 
 def test_an_operation_without_a_rule():

@@ -110,6 +110,60 @@ def test_a_gradient_of_a_branch_not_taken_is_zero_even_if_the_cotangent_is_infin
     np.testing.assert_array_equal(gy.data, [0, 1])
 
 
+@pytest.mark.parametrize("f", [
+    mv.ops.relu, lambda x: mv.ops.clip(x, low=0, high=1), lambda x: mv.ops.maximum(x, 0.0), lambda x: mv.ops.max(x, axis=0),
+])  # fmt: skip
+def test_an_infinite_cotangent_stops_where_the_derivative_is_zero(f):
+    x = Tensor(np.array([[-1.0, 5.0], [0.5, 9.0]]), requires_grad=True)
+    y = f(x)
+    (gx,) = mv.grad(y, [x], np.full(y.shape, np.inf))
+    assert not np.isnan(gx.data).any()
+    assert gx.data[0, 0] == 0
+
+
+def test_a_clip_without_an_end():
+    x = Tensor(np.array([-2.0, 0.0, 2.0]), requires_grad=True)
+    np.testing.assert_array_equal(mv.grad(mv.ops.clip(x, low=None, high=1).sum(), [x])[0].data, [1, 1, 0])
+    np.testing.assert_array_equal(mv.grad(mv.ops.clip(x, low=-1, high=None).sum(), [x])[0].data, [0, 1, 1])
+
+
+@pytest.mark.parametrize("size", [1e-25, 1e25])
+def test_a_quotient_of_numbers_whose_squares_no_float_holds(size):
+    x, y = (Tensor(np.float32([size]), requires_grad=True) for _ in range(2))
+    gx, gy = mv.grad((x / y).sum(), [x, y])
+    np.testing.assert_allclose(gx.data, 1 / size, rtol=1e-6)
+    np.testing.assert_allclose(gy.data, -1 / size, rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero")
+def test_logsumexp_of_what_is_infinite():
+    inf = np.inf
+    np.testing.assert_array_equal(mv.ops.logsumexp(np.array([[-inf, -inf], [0, inf], [-inf, 3]]), axis=1), [-inf, inf, 3])
+
+
+def test_sizes_and_axes_at_the_edge():
+    x = Tensor(2.0, requires_grad=True)
+    np.testing.assert_array_equal(mv.grad(x.sum(axis=0), [x])[0].data, 1)
+    assert mv.ops.softmax(np.float32(3)) == 1
+    x, w, b = (Tensor(a, requires_grad=True) for a in (np.ones((2, 0)), np.ones((0, 3)), np.array([1.0, 2, 3])))
+    y = mv.ops.linear(x, w, b)
+    np.testing.assert_array_equal(y.data, [[1, 2, 3]] * 2)
+    assert [g.shape for g in mv.grad(y.sum(), [x, w, b])] == [(2, 0), (0, 3), (3,)]
+
+
+@pytest.mark.parametrize(("f", "says"), [
+    (lambda x: mv.ops.concatenate([x, x]), r"concatenate: .*got a list; write concatenate\(a, b\)"),
+    (lambda x: mv.ops.concatenate(x, x, axis=None), "concatenate: axis: expected an integer"),
+    (lambda x: mv.ops.pad(x, widths=1), "pad: widths: expected a pair"),
+    (lambda x: mv.ops.pad(x, widths=((1, 1),)), "pad: widths: expected a pair"),
+    (lambda x: mv.ops.mean(x[:0], axis=0), r"mean: of x of shape \(0, 3\) there are no elements along axis 0"),
+    (lambda x: mv.ops.softmax(x.astype(int)), r"softmax: expected floats, got x \(int64\)"),
+])  # fmt: skip
+def test_what_an_operation_refuses(f, says):
+    with pytest.raises((TypeError, ValueError), match=says):
+        f(np.ones((2, 3)))
+
+
 def test_erf_is_math_erf():
     import math
 

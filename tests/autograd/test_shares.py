@@ -186,6 +186,15 @@ def test_a_module_of_the_users_may_look_at_the_whole_batch(threads):
     np.testing.assert_allclose(logits, model(x).numpy(), rtol=1e-5, atol=1e-6)
 
 
+def test_a_forward_put_into_a_class_may_look_at_the_whole_batch(threads, monkeypatch):
+    model = mv.models.ViT(image_size=8, patch_size=4, channels=1, embed_dim=8, depth=1, num_heads=2, num_classes=3)
+    monkeypatch.setattr("minivit.models.vit._WORTH_SHARES", 1)
+    assert model._in_shares(6)
+    forward = mv.nn.LayerNorm.forward
+    monkeypatch.setattr(mv.nn.LayerNorm, "forward", lambda self, x: forward(self, x) - mv.ops.mean(x, axis=0, keepdims=True))
+    assert not model._in_shares(6)
+
+
 def test_shares_are_for_work_that_pays_for_small_models_and_without_kernels(monkeypatch):
     model = mv.models.ViT(image_size=8, patch_size=4, channels=1, embed_dim=8, depth=1, num_heads=2, num_classes=3)
     work = 4 * 12 * 8 * 8  # of an image

@@ -426,6 +426,16 @@ def test_arrays_that_no_kernel_takes_get_none():
         assert kernel("gelu", normal(4)) is None
 
 
+def test_rows_that_lie_no_whole_number_of_floats_apart():
+    records = np.zeros((1, 1, 6), dtype=[("x", "f4", (8,)), ("tag", "i1")])
+    records["x"] = normal(1, 1, 6, 8)
+    q = records["x"]
+    assert kernel("attention", q, strided=True) is None
+    copy = q.copy()
+    found, expected = (mv.ops.scaled_dot_product_attention(a, a, a) for a in (q, copy))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 @compiled
 def test_a_kernel_is_there_for_float32():
     assert callable(kernel("gelu", normal(4, 4)))

@@ -72,8 +72,24 @@ def test_the_library_reads_what_was_saved(tmp_path):
 
 
 def test_only_a_model_that_can_be_rebuilt_is_saved(path):
-    with pytest.raises(TypeError, match="model: expected a ViT, .* got Linear; use mv.io.write_arrays"):
+    with pytest.raises(TypeError, match="model: expected a ViT, got Linear, .* use mv.io.write_arrays"):
         mv.models.save(mv.nn.Linear(2, 2), path)
+
+    class Doubled(mv.models.ViT):
+        def forward(self, images, intermediates=False):
+            return 2 * super().forward(images)
+
+    options = {"image_size": 8, "patch_size": 4, "channels": 1, "embed_dim": 8, "depth": 2, "num_heads": 2, "num_classes": 3}
+    with pytest.raises(TypeError, match="expected a ViT, got Doubled"):
+        mv.models.save(Doubled(**options), path)
+    changed = [mv.models.ViT(**options) for _ in range(3)]
+    changed[0].head = mv.nn.Linear(8, 5)
+    changed[1].blocks[1].mlp = changed[1].blocks[0].mlp
+    changed[2].forward = changed[2]._logits
+    says = [r"head.bias is \(5,\), its settings say \(3,\)", r"blocks.1.mlp.fc1.bias is None", "its forward was replaced"]
+    for model, problem in zip(changed, says):
+        with pytest.raises(TypeError, match=f"model: {problem}.*mv.io.write_arrays"):
+            mv.models.save(model, path)
     assert not path.exists()
 
 

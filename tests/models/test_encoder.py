@@ -307,6 +307,23 @@ def test_where_operations_are_watched_or_cannot_be_divided_they_are_computed_one
 
 
 @compiled
+def test_a_parameter_of_fixed_numbers(two_threads):
+    block, z = single(), z32()
+    expected = block(z).data
+    block.norm1.weight = block.norm1.weight.data
+    y = block(z)
+    assert in_one(y) == [1]
+    np.testing.assert_array_equal(y.data, expected)
+
+
+def test_a_scale_that_is_learned_is_not_lost():
+    block = single()
+    block.attn.scale = mv.nn.Parameter(np.float32(0.3))
+    with pytest.raises(TypeError, match="scale is a Tensor that requires a gradient, but it is an option"):
+        block(z32())
+
+
+@compiled
 def test_weights_that_lie_in_another_order(two_threads):
     def transposed(block):
         return {name: np.asfortranarray(value) for name, value in block.state_dict().items()}

@@ -179,6 +179,11 @@ def test_macs_of_any_function_count_attention_whichever_way_it_is_computed():
     assert count_macs(lambda x: model(x, intermediates=True)[0], (12, 8, 3)) == count_macs(model, (12, 8, 3))
 
 
+def test_macs_within_a_checkpoint_cannot_be_counted():
+    with pytest.raises(ValueError, match="count_macs: .* within mv.checkpoint"):
+        count_macs(mv.checkpoint(small()), (12, 8, 3))
+
+
 # ---- by name ----
 
 

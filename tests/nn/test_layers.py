@@ -244,6 +244,34 @@ def test_a_checkpoint_drops_the_same_when_it_computes_again(steps):
     assert model.a.step == model.b.step == steps, "what was computed again was counted as a step of training"
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_checkpoint_whose_module_changed_its_mode_is_refused(training):
+    net = mv.nn.Dropout(0.5).train(training)
+    y = mv.checkpoint(net)(mv.Tensor(np.ones(6), requires_grad=True))
+    net.train(not training)
+    with pytest.raises(RuntimeError, match="did not draw random numbers as often as in the forward pass"):
+        y.sum().backward()
+
+
+def test_layers_without_a_number_get_one_each_the_same_in_every_run():
+    class Net(mv.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = mv.nn.Dropout(0.5), mv.nn.Dropout(0.5), mv.nn.DropPath(0.5)
+
+        def forward(self, x):
+            return self.a(x), self.b(x), self.c(x)
+
+    x = np.ones((1000, 2), np.float32)
+    net, again = Net(), Net()
+    for _ in range(2):
+        masks = [np.asarray(mask) for mask in net(x)]
+        for mask, same in zip(masks, again(x)):
+            np.testing.assert_array_equal(mask, same)
+        assert 0.45 < np.mean(masks[0] == masks[1]) < 0.55
+    assert net.a.layer != net.b.layer
+
+
 def test_checkpoints_within_a_checkpoint_drop_the_same():
     model, x = Noisy(), rng.standard_normal((16, 8)).astype("float32")
 

@@ -90,6 +90,13 @@ def test_a_module_without_forward_or_parameters():
 # ---- state ----
 
 
+def test_two_parameters_of_one_name_are_refused():
+    net = mv.nn.Module()
+    net.layers = {1: mv.nn.Linear(2, 2), "1": mv.nn.Linear(2, 2)}
+    with pytest.raises(ValueError, match=r"two parameters are named 'layers\.1\.weight'"):
+        net.state_dict()
+
+
 def test_state_dict_copies():
     net = Net()
     state = net.state_dict()

@@ -33,6 +33,11 @@ def test_confusion_counts_and_shades_by_row():
     assert "83.33 % of 6" in ax.get_title()
 
 
+def test_confusion_of_labels_in_few_bits():
+    labels = np.arange(20, dtype=np.uint8)
+    np.testing.assert_array_equal(shown(mv.viz.confusion(labels, labels).axes[0]), np.eye(20))
+
+
 def test_a_class_that_never_occurs_has_an_empty_row():
     assert not shown(mv.viz.confusion(np.array([0, 2]), np.array([0, 2])).axes[0])[1].any()
 

@@ -7,6 +7,7 @@ each other.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,13 @@ _MOST_PARTS = 1 << 17  # numbers in all threads' parts of a weight's gradient; a
 _GPU_CHUNKS = 2048  # of rows at most: each adds up its part of a parameter's gradient
 
 
+def as_rows(x: Any) -> Any:
+    """(..., D) -> (n, D), also where D is 0."""
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
 def linear(x: Any, weight: Any, bias: Any) -> Any:
-    rows = x.reshape(-1, x.shape[-1])
+    rows = as_rows(x)
     fast = kernel("linear", rows, weight) if bias is None else kernel("linear", rows, weight, bias)
     if fast is None or not x.size or not weight.size:
         return None
@@ -28,7 +34,7 @@ def linear(x: Any, weight: Any, bias: Any) -> Any:
 
 
 def linear_vjp(g: Any, x: Any, weight: Any, bias: Any, needs: tuple[bool, ...]) -> Any:
-    rows, g_rows = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+    rows, g_rows = as_rows(x), as_rows(g)
     fast = kernel("linear_vjp", g_rows, rows, weight)
     if fast is None or not x.size or not weight.size:
         return None
@@ -92,7 +98,7 @@ def layer_norm_vjp(g: Any, x: Any, mu: Any, rstd: Any, weight: Any, needs: tuple
 
 
 def softmax(x: Any, axis: int) -> Any:
-    fast = kernel("softmax", x) if x.size and axis in (-1, x.ndim - 1) else None
+    fast = kernel("softmax", x) if x.size and x.ndim and axis in (-1, x.ndim - 1) else None
     if fast is None:
         return None
     out = empty_like(x, array_module(x))
@@ -101,7 +107,7 @@ def softmax(x: Any, axis: int) -> Any:
 
 
 def softmax_vjp(g: Any, out: Any, axis: int) -> Any:
-    fast = kernel("softmax_vjp", g, out) if out.size and axis in (-1, out.ndim - 1) else None
+    fast = kernel("softmax_vjp", g, out) if out.size and out.ndim and axis in (-1, out.ndim - 1) else None
     if fast is None:
         return None
     gx = empty_like(out, array_module(out))

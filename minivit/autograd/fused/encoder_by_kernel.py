@@ -27,9 +27,9 @@ def blocks_at_once(z: Any, parameters: Sequence[Any]) -> int:
 
     Args:
         z: the input, a Tensor (B, N, D).
-        parameters: the block's twelve, Tensors or None.
+        parameters: the block's twelve, Tensors, arrays or None.
     """
-    arrays = [p.data for p in parameters if p is not None]
+    arrays = [p.data if isinstance(p, Tensor) else p for p in parameters if p is not None]
     weights = sum([a.size for a in arrays])
     watched = mode.intercept is not None or mode.anomaly or mode.autocast is not None
     if weights > _MOST_WEIGHTS or watched or not isinstance(z, Tensor) or z.ndim != 3 or not z.size:

@@ -61,6 +61,7 @@ def _(g, x, out, approximate):
     def work(block):
         x, d = flat_x[block], flat_gx[block]
         if approximate:  # with u the argument: ½ (1 + tanh u) + ½ x (1 - tanh² u) u'
+            x = xp.clip(x, -100, 100)  # beyond, tanh u is 1, and u may overflow
             t = xp.empty_like(x)
             xp.tanh(_tanh_argument(x, t), out=t)
             xp.multiply(x, x, out=d)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from minivit.autograd.fused import by_kernel, fused
 from minivit.autograd.primitives import add, matmul, reshape
 from minivit.backend import array_module, empty, for_shares, products
 
 
 def linear_reference(x, weight, bias=None):
-    y = matmul(reshape(x, shape=(-1, x.shape[-1])), weight)  # (n, d_in) @ (d_in, d_out) -> (n, d_out)
+    y = matmul(reshape(x, shape=(math.prod(x.shape[:-1]), x.shape[-1])), weight)  # (n, d_in) @ (d_in, d_out) -> (n, d_out)
     y = y if bias is None else add(y, bias)
     return reshape(y, shape=(*x.shape[:-1], weight.shape[1]))
 
@@ -32,7 +34,7 @@ def linear(x, weight, bias=None):
     fast = by_kernel.linear(x, weight, bias)
     if fast is not None:
         return fast
-    rows = x.reshape(-1, x.shape[-1])
+    rows = by_kernel.as_rows(x)
     xp = array_module(x, weight)
     out = empty((len(rows), weight.shape[1]), xp.result_type(x, weight), xp)
 
@@ -50,7 +52,7 @@ def _(g, x, weight, bias, needs):
     fast = by_kernel.linear_vjp(g, x, weight, bias, needs)
     if fast is not None:
         return fast
-    rows, g_rows = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+    rows, g_rows = by_kernel.as_rows(x), by_kernel.as_rows(g)
     gx = _product(g_rows, weight.T).reshape(x.shape) if needs[0] else None  # (n, d_out) @ (d_out, d_in)
     gw = _product(rows.T, g_rows) if needs[1] else None  # (d_in, n) @ (n, d_out)
     ones = array_module(g).ones((1, len(g_rows)), g.dtype)

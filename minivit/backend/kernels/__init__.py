@@ -53,7 +53,8 @@ def kernel(name: str, *arrays: Any, strided: bool = False) -> Callable[..., None
     for a in arrays:
         if type(a) is not np.ndarray:
             return _gpu_kernel(name, arrays)
-        if a.dtype != _FLOAT32 or not (a.strides[-1] == 4 if strided else a.flags.c_contiguous):
+        flags = a.flags
+        if a.dtype != _FLOAT32 or not (a.strides[-1] == 4 if strided else flags.c_contiguous) or not flags.aligned:
             return None
     return (_cpu_kernels() if _on_cpu is None else _on_cpu).get(name)
 
