@@ -240,7 +240,7 @@ def evaluating(model: Any) -> Iterator[None]:
             module.training = training
 
 
-_UNNUMBERED = 1 << 20  # from here on, away from the numbers that modules give to their parts
+_APART = 1 << 20  # of numbers given to layers without: away from those that modules give to their parts
 
 
 class RandomModule(Module):
@@ -273,7 +273,7 @@ class RandomModule(Module):
             mode.drawn.append(step)
         if self.layer is None:
             outermost = mode.outermost or self
-            self.layer, outermost.unnumbered = _UNNUMBERED + outermost.unnumbered, outermost.unnumbered + 1
+            self.layer, outermost.unnumbered = _APART * outermost.unnumbered, outermost.unnumbered + 1
         return self.layer, step
 
 
