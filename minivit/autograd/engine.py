@@ -113,12 +113,14 @@ def grad(
     if not create_graph:
         _separate(found, gy)
     results: list[Tensor] = []
-    for i, (x, target) in enumerate(zip(xs, targets)):
+    given: set[int] = set()
+    for x, target in zip(xs, targets):
         g = found.get(id(target))
         if g is None:
             g = array_module(x.data).zeros_like(x.data)
-        elif not create_graph and any(target is other for other in targets[:i]):
-            g = g.copy()  # asked for twice: each is to be changed by itself
+        elif id(target) in given and not create_graph:  # asked for twice: each is to be changed by itself
+            g = g.copy()
+        given.add(id(target))
         results.append(g if isinstance(g, Tensor) else Tensor(g))
     return tuple(results)
 
