@@ -165,7 +165,7 @@ print("largest difference", f"{np.abs(z0 - parts['embedded'].numpy()).max():.0e}
 # transformer say? We ask with digits and three kinds of shuffled test images:
 #
 # - **as they are**;
-# - **one shuffle**: a permutation of the 16 patches, the same for all images;
+# - **one shuffle**: a permutation of the 16 patches that leaves none in place, the same for all images;
 # - **a shuffle each**: another permutation for every image.
 
 
@@ -178,7 +178,9 @@ def shuffle(images, order):
 
 
 N = (8 // P) ** 2
-same = np.tile(rng.permutation(N), (len(test), 1))
+order = rng.permutation(N)
+same = np.empty((len(test), N), int)
+same[:, order] = np.roll(order, 1)  # each patch takes the place of the one before it in a random order
 own = rng.permuted(np.tile(np.arange(N), (len(test), 1)), axis=1)
 versions = {"as they are": test.images, "one shuffle": shuffle(test.images, same), "a shuffle each": shuffle(test.images, own)}
 
