@@ -29,11 +29,27 @@ Function = Callable[[Array], Array]
 
 
 class NumericalGradient(NamedTuple):
-    """gᵀ ∂f/∂x by differences. `columns[i]` is ∂f/∂xᵢ of every output, flat, where it was asked for."""
+    """gᵀ ∂f/∂x by differences, known to ± bar."""
 
     value: Array
     bar: Array
-    columns: Array | None = None
+
+
+class Differences(NamedTuple):
+    """The numeric gradient at some elements; flat arrays with one entry for each.
+
+    Attributes:
+        value, bar: as in `NumericalGradient`.
+        parts: Σ |gⱼ ∂fⱼ/∂xᵢ| over the outputs j, before what cancels has cancelled.
+        size: Σ |gⱼ fⱼ| over those outputs that change with this element: what rounds.
+        columns: ∂f/∂xᵢ of every output, (elements, outputs), where it was asked for.
+    """
+
+    value: Array
+    bar: Array
+    parts: Array
+    size: Array
+    columns: Array | None
 
 
 def numerical_gradient(f: Function, x: Array, g: Array | None = None) -> NumericalGradient:
@@ -45,7 +61,7 @@ def numerical_gradient(f: Function, x: Array, g: Array | None = None) -> Numeric
         g: the cotangent, of the shape of f(x); may be left out if f returns one number.
 
     Returns:
-        (value, bar, columns): the gradient and its error bar, both of x's shape; no columns.
+        (value, bar): the gradient and its error bar, both of x's shape.
     """
     x = np.array(x, dtype=np.float64)
     y = np.asarray(f(x.copy()), dtype=np.float64)
@@ -54,34 +70,37 @@ def numerical_gradient(f: Function, x: Array, g: Array | None = None) -> Numeric
     g = np.ones(y.shape) if g is None else np.asarray(g, dtype=np.float64)
     if g.shape != y.shape:
         raise ValueError(f"g: expected the shape of f(x), {y.shape}, got {g.shape}")
-    value, bar, _ = differences(f, x, g, range(x.size))
-    return NumericalGradient(value.reshape(x.shape), bar.reshape(x.shape))
+    found = differences(f, x, g, range(x.size))
+    return NumericalGradient(found.value.reshape(x.shape), found.bar.reshape(x.shape))
 
 
 def differences(
     f: Function, x: Array, g: Array, elements: Sequence[int], step: float = STEP, keep: bool = False
-) -> NumericalGradient:
-    """`numerical_gradient` at some elements (flat positions) only: flat arrays with one entry for each of them."""
-    value, bar = np.empty(len(elements)), np.empty(len(elements))
+) -> Differences:
+    """`numerical_gradient` at some elements (flat positions) only."""
+    value, bar, parts, size = np.empty((4, len(elements)))
     columns = np.empty((len(elements), g.size)) if keep else None
     weights = g.reshape(-1)
     with np.errstate(all="ignore"):
         for k, i in enumerate(elements):
             h = step * max(1.0, abs(x.flat[i]))
-            wide, narrow = (_difference(f, x, i, s) for s in (h, h / 2))
+            (wide, y), (narrow, _) = (_difference(f, x, i, s) for s in (h, h / 2))
             far, near = float(weights @ wide), float(weights @ narrow)
             value[k], bar[k] = (4 * near - far) / 3, abs(near - far) / 3
+            parts[k], size[k] = np.sum(np.abs(weights * narrow)), np.sum(np.abs(weights * y)[wide != 0])
             if columns is not None:
                 columns[k] = (4 * narrow - wide) / 3
-    return NumericalGradient(value, bar, columns)
+    return Differences(value, bar, parts, size, columns)
 
 
-def _difference(f: Function, x: Array, i: int, h: float) -> Array:
+def _difference(f: Function, x: Array, i: int, h: float) -> tuple[Array, Array]:
+    """The central difference of every output, and f on one side; both flat."""
     above, below = x.copy(), x.copy()
     above.flat[i] += h
     below.flat[i] -= h
     width = above.flat[i] - below.flat[i]  # not quite 2h, after rounding
-    return (np.array(f(above), dtype=np.float64) - np.array(f(below), dtype=np.float64)).reshape(-1) / width
+    y = np.array(f(above), dtype=np.float64).reshape(-1)
+    return (y - np.array(f(below), dtype=np.float64).reshape(-1)) / width, y
 
 
 class Line:
@@ -150,17 +169,34 @@ def noise_of(f: Function, x: Array, g: Array, d: Array, precision: float = EPS) 
 
     Differences remove what is smooth and keep what is not (Hamming's table; Moré and Wild 2011, "Estimating
     computational noise"). The values lie on one side of x and a little off, so that a kink at x itself, or a root's
-    infinite slope, is not taken for noise.
+    infinite slope, is not taken for noise. What falls with the spacing was no noise either, but f, which bends so fast.
 
     `precision` is that of the numbers f returns: the values can lie so close that rounding makes them equal.
     """
     phi = Line(f, x, d * np.maximum(1.0, np.abs(x)), g)
-    values = np.array([phi((500 + k) * 2e-7) for k in range(9)])
-    table = np.diff(values, 4)
     least = precision * float(np.sum(np.abs(g * phi.y)))
-    if not np.isfinite(table).all():
-        return least
-    return max(least, float(np.sqrt(np.mean(table * table) / 70)))  # 70 = Σ binomial(4, k)²
+    noise = math.inf
+    for halvings in range(12):
+        values = np.array([phi(1e-4 + k * 2e-7 / 2**halvings) for k in range(9)])
+        table = np.diff(values, 4)
+        finer = float(np.sqrt(np.mean(table * table) / 70))  # 70 = Σ binomial(4, k)²
+        if not np.isfinite(finer):
+            return least
+        if finer <= 100 * least or finer > noise / 8:
+            return max(least, min(noise, finer))
+        noise = finer
+    return noise
+
+
+def reached(f: Function, x: Array, y: Array, d: Array) -> Array:
+    """Which outputs change when x moves along d, by half a unit. Of the others not even the rounding is in the way."""
+    changed = np.zeros(y.shape, bool)
+    for t in (0.5, -0.5):
+        try:
+            changed |= np.asarray(f(x + t * d * np.maximum(1.0, np.abs(x)))) != y
+        except Exception:  # that far off f is not defined, so nothing is known
+            return np.ones(y.shape, bool)
+    return changed
 
 
 def complex_step(f: Function, x: Array, d: Array, g: Array) -> float | None:

@@ -29,6 +29,7 @@ class Form:
         usable: whether the gradients can be compared as they are.
         error: what the backward raised.
         nothing: the names of the inputs for which it returned None.
+        returned: (the gradient of which input, the array that the backward returned, a copy of it).
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -36,11 +37,20 @@ class Form:
     usable: bool = True
     error: BaseException | None = None
     nothing: list[str] = field(default_factory=list)
+    returned: list[tuple[str, Any, Any]] = field(default_factory=list)
 
     def fault(self, code: str, message: str, usable: bool = False, **evidence: Any) -> None:
         if (code, message) not in [(f.code, f.message) for f in self.findings]:
             self.findings.append(Finding(code, message, evidence))
         self.usable &= usable
+
+    def reused(self) -> list[Finding]:
+        """Once the backward was called again: has that overwritten what it returned before?"""
+        for what, array, copy in self.returned:
+            if not np.array_equal(to_numpy(array), copy, equal_nan=copy.dtype.kind == "f"):
+                return [Finding("reused_result", f"{what} was overwritten when the backward was called again: it returns "
+                                "one and the same array each time. Return a new one", {"what": what})]  # fmt: skip
+        return []
 
 
 def form_of_call(
@@ -66,7 +76,8 @@ def form_of_call(
         items = [items[i] for i in active]
     elif len(items) != len(active):
         what = f"{len(items)} gradient{'s' * (len(items) != 1)}"
-        what = "None" if came is None else "one array" if is_array(came) else what
+        alone = not isinstance(came, tuple | list)
+        what = "None" if came is None else "one array" if is_array(came) else f"a {type(came).__name__}" if alone else what
         advice = "is a return missing?" if came is None else "return a tuple of one per input, in their order"
         form.fault("wrong_count", f"the backward returned {what} for {len(merged)} input{'s' * (len(merged) != 1)}; {advice}",
                    came=len(items), expected=len(merged))  # fmt: skip
@@ -75,6 +86,8 @@ def form_of_call(
         like = merged[i]
         form.nothing += [name] * (item is None)
         form.gradients[k] = _look(form, item, like.shape, {like.dtype}, f"the gradient of {name}")
+        if is_array(item):
+            form.returned.append((f"the gradient of {name}", item, np.array(to_numpy(item))))
     return form
 
 
@@ -113,6 +126,8 @@ def form_of_graph(y: Tensor, g: Any, leaves: Sequence[Tensor], names: Sequence[s
             if not need or item is None:
                 continue
             if not own:
+                if is_array(item):
+                    form.returned.append((f"{where}: the gradient of {_input_name(node, i)}", item, np.array(to_numpy(item))))
                 dtypes = {node.dtypes[i], np.result_type(cotangent.dtype, *(d for d in node.dtypes if d is not None))}
                 shape = None if node.op.broadcasts else node.shapes[i]
                 item = _look(form, item, shape, dtypes, f"{where}: the gradient of {_input_name(node, i)}")
@@ -151,7 +166,7 @@ def _look(form: Form, item: Any, shape: tuple[int, ...] | None, dtypes: set[Any]
     if isinstance(item, float | np.generic):
         item = np.asarray(item)
     if not is_array(item):
-        form.fault("wrong_dtype", f"{what} is a {type(item).__name__}, not an array", came=type(item).__name__)
+        form.fault("wrong_dtype", f"{what} is of type {type(item).__name__}, not an array", came=type(item).__name__)
         return None
     if item.dtype not in dtypes:
         expected = " or ".join(sorted(str(d) for d in dtypes))

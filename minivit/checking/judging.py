@@ -3,6 +3,9 @@
 Every element (of a large input some, and random directions) is compared with a difference. One that disagrees is looked at
 closely before it is called wrong: at a kink there is nothing to compare with, and near one, or on a function sharper than
 the steps, differences mislead.
+
+How nearly the two must agree is a question to each element by itself. A slack that suits the largest would hide whatever
+the small ones do.
 """
 
 from __future__ import annotations
@@ -14,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from minivit.checking.differences import EPS, STEP, Line, Refined, differences, noise_of, refine
+from minivit.checking.differences import EPS, STEP, Line, Refined, differences, noise_of, reached, refine
 from minivit.checking.problem import Problem
 
 Array = np.ndarray
-_CLOSE_LOOKS = 256  # elements that may be refined: 34 calls of f each
+_CLOSE_LOOKS = 256  # elements that may be refined: some 50 calls of f each
 _ENOUGH = 8  # once so many are certainly wrong, the others need no close look
 
 
@@ -34,7 +37,61 @@ class Judged:
     wrong: Array
     kinks: dict[int, Refined] = field(default_factory=dict)  # position -> one-sided slopes
     unsure: dict[int, Refined] = field(default_factory=dict)
+    unseen: int = 0  # elements that disagree and had no close look
     direction: bool = False  # a random direction disagrees, though no element looked at does
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """How nearly a claimed derivative of <g, f> can be compared with a difference.
+
+    Attributes:
+        noise: the error of one value of <g, f>.
+        size: <|g|, |f|>.
+        rtol: how nearly the two must agree where nothing is in the way.
+        step: of the differences; a noisy function needs a wider one (h⁴ against noise / h).
+    """
+
+    noise: Any
+    size: Any
+    rtol: float
+    step: float
+
+    @classmethod
+    def of(cls, noise: float, size: float, rtol: float) -> Resolution:
+        return cls(noise, size, rtol, min(0.05, max(STEP, (noise / size) ** 0.2)) if size else STEP)
+
+    def agree(self, a: Any, n: Any, parts: Any, scale: float) -> Any:
+        """Whether a is n, as far as that can be told; False also where nothing can be told.
+
+        Args:
+            a, n: analytic and numeric derivative.
+            parts: the size of what was added up to n.
+            scale: of the largest element of the gradient.
+        """
+        error, larger = np.abs(a - n), np.maximum(np.abs(a), np.abs(n))
+        unit = self.noise / self.step
+        rounding = np.minimum(20 * unit, 1e-8 * (parts + self.size))
+        # within rounding, but is that more than to say that both are small?
+        told = (error <= 1e-2 * larger) | (larger <= np.maximum(4 * unit, 1e-8 * scale))
+        return (error <= self.rtol * np.abs(n) + 1e-9 * parts) | ((error <= rounding) & told)
+
+    def verdict(self, a: float, r: Refined, parts: float, scale: float) -> str:
+        """After a close look: "right", "wrong", "kink" or "unsure"."""
+        slack = 1e-6 * max(abs(r.left), abs(r.right)) + 1e-9 * parts + 20 * self.noise / self.step
+        if r.kink == "jump":
+            return "kink"
+        if r.kink and (not math.isfinite(a) or min(r.left, r.right) - slack <= a <= max(r.left, r.right) + slack):
+            return "kink"
+        if r.kink:
+            return "wrong"
+        if math.isnan(r.value):
+            return "unsure"
+        if not math.isfinite(a):
+            return "wrong"
+        if self.agree(a, r.value, parts, scale):
+            return "right"
+        return "unsure" if abs(a - r.value) <= 5 * r.bar else "wrong"
 
 
 def judge_all(
@@ -54,7 +111,8 @@ def judge_all(
         share = max(8, limit * x.size // max(total, 1))
         elements = np.arange(x.size) if everything or x.size <= share else np.sort(
             rng.choice(x.size, min(x.size, max(8, share // 8)), replace=False))  # fmt: skip
-        judge = Judge(f, x, g, a if comparable else None, noise, size, rtol, rng)
+        judge = Judge(f, x, y, g, a if comparable else None, Resolution.of(noise, size, rtol), rng, problem.precision,
+                      problem.magnitude)  # fmt: skip
         if not everything and comparable and len(elements) < x.size:
             suspects, direction = judge.directions()
             judged.append(judge.elements(np.union1d(elements, suspects).astype(int), False))
@@ -65,50 +123,77 @@ def judge_all(
 
 
 class Judge:
-    """Compares the analytic gradient of one input with the numeric one."""
+    """Compares the analytic gradient of one input with the numeric one.
 
-    def __init__(self, f: Any, x: Array, g: Array, a: Array | None, noise: float, size: float, rtol: float, rng: Any) -> None:
-        self.f, self.x, self.g, self.a, self.noise, self.size, self.rtol, self.rng = f, x, g, a, noise, size, rtol, rng
-        # a noisy function needs a wider step: h⁴ against noise / h
-        self.step = min(0.05, max(STEP, (noise / size) ** 0.2)) if size else STEP
+    No value is taken to be more exact than numbers of the function's `magnitude`: a small one may be the difference of two
+    such, as 1 - tanh² is.
+    """
 
-    def tolerance(self, n: Any, scale: float) -> Any:
-        rounding = min(20 * self.noise / self.step, 1e-8 * max(scale, self.size))
-        return self.rtol * np.abs(n) + 1e-9 * scale + rounding
+    def __init__(
+        self, f: Any, x: Array, y: Array, g: Array, a: Array | None, resolution: Resolution, rng: Any, precision: float,
+        magnitude: float,
+    ) -> None:  # fmt: skip
+        self.f, self.x, self.y, self.g, self.a, self.resolution, self.rng = f, x, y, g, a, resolution, rng
+        self.precision = precision
+        self.least = float(np.max(np.abs(g), initial=0.0)) * magnitude  # size
 
     def elements(self, elements: Array, keep: bool) -> Judged:
-        numeric = differences(self.f, self.x, self.g, elements.tolist(), self.step, keep)
+        of = self.resolution
+        numeric = differences(self.f, self.x, self.g, elements.tolist(), of.step, keep)
         n, bar = numeric.value, numeric.bar
         a = np.full(len(elements), np.nan) if self.a is None else self.a.reshape(-1)[elements]
         judged = Judged(elements, a, n, bar, numeric.columns, np.zeros(len(elements), bool))
         if self.a is None or not len(elements):
             return judged
         scale = float(np.max(np.abs(n[np.isfinite(n)]), initial=0.0))
+        noise = np.maximum(of.noise * numeric.size / (of.size or 1.0), EPS * self.least)
+        own = Resolution(noise, np.maximum(numeric.size, self.least), of.rtol, of.step)
         with np.errstate(invalid="ignore"):
-            excess = np.abs(a - n) - self.tolerance(n, scale)
-        suspects = np.flatnonzero(~(excess <= 0))
-        order = np.argsort(-np.where(np.isfinite(excess[suspects]), excess[suspects], np.inf), kind="stable")
-        for k in suspects[order][:_CLOSE_LOOKS]:
-            self._close_look(judged, int(k), scale)
+            suspects = np.flatnonzero(~own.agree(a, n, numeric.parts, scale))
+            error = np.abs(a - n)
+        worth = error[suspects]
+        if len(suspects) > _CLOSE_LOOKS:  # kinks may be what differs most, so first those that no kink explains
+            worth = np.array([self._outside(float(a[k]), int(elements[k])) for k in suspects])
+        order = suspects[np.argsort(-np.where(np.isfinite(worth), worth, np.inf), kind="stable")][:_CLOSE_LOOKS]
+        for k in order:
+            self._close_look(judged, int(k), float(np.nan_to_num(numeric.parts[k])), scale)
             if judged.wrong.sum() >= _ENOUGH:
                 break
+        looked = {*order.tolist()} if judged.wrong.sum() < _ENOUGH else {*judged.kinks, *judged.unsure}
+        rest = [k for k in suspects.tolist() if k not in looked]
         if judged.wrong.sum() >= _ENOUGH:
-            looked = {*judged.kinks, *judged.unsure}
-            for k in suspects:
-                if int(k) not in looked and excess[k] > 10 * bar[k]:
-                    judged.wrong[k] = True
+            judged.wrong[[k for k in rest if error[k] > 10 * bar[k]]] = True
+        judged.unseen = int(np.sum(~judged.wrong[rest]))
         return judged
 
-    def _close_look(self, judged: Judged, k: int, scale: float) -> None:
-        i = int(judged.elements[k])
+    def _outside(self, a: float, i: int) -> float:
+        """How far a is from lying between the slopes to the left and to the right."""
         d = np.zeros(self.x.shape)
         d.flat[i] = 1.0
-        start = 4 * self.step * max(1.0, abs(self.x.flat[i]))
-        r = refine(Line(self.f, self.x, d, self.g), self.noise, start)
-        verdict = self.verdict(float(judged.a[k]), r, scale)
-        if verdict == "wrong" and self.closer_in(float(judged.a[k]), i, r):
+        phi, h = Line(self.f, self.x, d, self.g), self.resolution.step
+        slopes = phi(h) / h, -phi(-h) / h
+        return max(0.0, min(slopes) - a, a - max(slopes)) if math.isfinite(a) else math.inf
+
+    def _close_look(self, judged: Judged, k: int, parts: float, scale: float) -> None:
+        i, a = int(judged.elements[k]), float(judged.a[k])
+        d = np.zeros(self.x.shape)
+        d.flat[i] = 1.0
+        g = self.g * reached(self.f, self.x, self.y, d)
+        hidden = 8 * EPS * float(np.sum(np.abs((self.g - g) * self.y)))  # of a derivative, by the rounding of the other outputs
+        noise = max(noise_of(self.f, self.x, g, d, self.precision), EPS * self.least, hidden * self.resolution.step)
+        size = max(float(np.sum(np.abs(g * self.y))), self.least)
+        of = Resolution(noise, size, self.resolution.rtol, self.resolution.step)
+        line, value = Line(self.f, self.x, d, g), float(self.x.flat[i])
+        start = 4 * of.step * max(1.0, abs(value))
+        r = refine(line, noise, start)
+        verdict = of.verdict(a, r, parts, scale)
+        if verdict != "right" and 0 < abs(value) < start:  # 0, where many a function has an end, lies within those steps
+            nearer = refine(line, noise, abs(value) / 4)
+            if not nearer.kink and nearer.bar <= 1e-4 * abs(nearer.value):
+                r, verdict = nearer, of.verdict(a, nearer, parts, scale)
+        if verdict == "wrong" and self.closer_in(a, i, g, r):
             verdict = "unsure"
-            r = r._replace(bar=abs(float(judged.a[k]) - r.value))
+            r = r._replace(bar=abs(a - r.value))
         if not math.isnan(r.value):
             judged.n[k], judged.bar[k] = r.value, r.bar
         if verdict == "wrong":
@@ -118,24 +203,7 @@ class Judge:
         elif verdict == "unsure":
             judged.unsure[k] = r
 
-    def verdict(self, a: float, r: Refined, scale: float) -> str:
-        slack = 1e-6 * max(abs(r.left), abs(r.right)) + 1e-9 * scale + 20 * self.noise / self.step
-        if r.kink == "jump":
-            return "kink"
-        if r.kink and (not math.isfinite(a) or min(r.left, r.right) - slack <= a <= max(r.left, r.right) + slack):
-            return "kink"
-        if r.kink:
-            return "wrong"
-        if math.isnan(r.value):
-            return "unsure"
-        if not math.isfinite(a):
-            return "wrong"
-        error = abs(a - r.value)
-        if error <= self.tolerance(r.value, scale):
-            return "right"
-        return "unsure" if error <= 5 * r.bar else "wrong"
-
-    def closer_in(self, a: float, i: int, r: Refined) -> bool:
+    def closer_in(self, a: float, i: int, g: Array, r: Refined) -> bool:
         """Whether differences with steps much smaller than those of `refine` side with the analytic gradient.
 
         Then the function bends within those steps (a kink nearby, a wave shorter than they are), and they misled. Such
@@ -145,6 +213,7 @@ class Judge:
         if not math.isfinite(apart):
             return False
         agreed = 0
+        size = float(np.sum(np.abs(g * self.y)))
         for h in 10.0 ** -np.arange(5, 12):
             above, below = self.x.copy(), self.x.copy()
             above.flat[i] += h
@@ -152,8 +221,8 @@ class Judge:
             width = above.flat[i] - below.flat[i]
             if not width > 0:
                 break
-            n = float(np.sum(self.g * (np.asarray(self.f(above)) - np.asarray(self.f(below))))) / width
-            decides = 20 * EPS * self.size / width < 0.05 * apart
+            n = float(np.sum(g * (np.asarray(self.f(above)) - np.asarray(self.f(below))))) / width
+            decides = 20 * EPS * size / width < 0.05 * apart
             agreed = agreed + 1 if decides and abs(n - a) < 0.05 * apart else 0
             if agreed == 2:
                 return True
@@ -165,34 +234,84 @@ class Judge:
         found: list[int] = []
         disagrees = False
         for _ in range(count):
-            d = _direction(self.rng, self.x)
-            if self._disagreement(d) <= 1:
+            d = self.rng.standard_normal(self.x.shape)
+            d /= np.linalg.norm(d) or 1.0
+            if self._slope(d).right():
                 continue
             part = np.arange(self.x.size)
             while len(part) > 8:
-                halves = np.array_split(part, 2)
-                part = max(halves, key=lambda half: self._disagreement(_only(d, half), close=False))
+                part = max(np.array_split(part, 2), key=lambda half: self._slope(_only(d, half)).gap())
             found += part.tolist()
             disagrees = True
         return np.array(found, dtype=int), disagrees
 
-    def _disagreement(self, d: Array, close: bool = True) -> float:
-        """|analytic - numeric| along d, in units of what may be put down to the method."""
-        assert self.a is not None
-        phi = Line(self.f, self.x, d, self.g)
-        h = self.step
-        far, near = (phi(h) - phi(-h)) / (2 * h), (phi(h / 2) - phi(-h / 2)) / h
-        n, bar, a = (4 * near - far) / 3, abs(near - far) / 3, float(np.sum(self.a * d))
-        scale = float(np.linalg.norm(self.a * d))
-        if not math.isfinite(a):
-            return math.inf
-        if not close:
-            return abs(a - n)
-        if abs(a - n) <= self.tolerance(n, scale):
-            return 0.0
-        r = refine(phi, self.noise, 4 * h)
-        n, bar = (r.value, r.bar) if not math.isnan(r.value) else (n, bar)
-        return abs(a - n) / (self.tolerance(n, scale) + 5 * bar)
+    def _slope(self, d: Array) -> Slope:
+        return Slope(Line(self.f, self.x, d, self.g), self.a * d, self.resolution)
+
+
+class Slope:
+    """The analytic slope of <g, f> along a direction, and the numeric one.
+
+    Args:
+        phi: t -> <g, f(x + t d) - f(x)>.
+        shares: what each element contributes to the analytic slope; of several inputs, one after the other.
+        resolution: of phi.
+    """
+
+    def __init__(self, phi: Callable[[float], float], shares: Array, resolution: Resolution) -> None:
+        self.phi, self.resolution = phi, resolution
+        with np.errstate(all="ignore"):
+            self.a, self.scale = float(np.sum(shares)), float(np.linalg.norm(shares))
+        h = resolution.step
+        far, near = ((phi(s) - phi(-s)) / (2 * s) for s in (h, h / 2))
+        self.n = (4 * near - far) / 3
+
+    def agrees(self) -> bool:
+        """Without a close look."""
+        return bool(self.resolution.agree(self.a, self.n, self.scale, self.scale))
+
+    def gap(self) -> float:
+        return abs(self.a - self.n) if math.isfinite(self.a) else math.inf
+
+    @property
+    def error(self) -> float:
+        """Relative to what the elements contribute."""
+        return self.gap() / (max(self.scale, abs(self.n)) or 1.0)
+
+    def right(self) -> bool:
+        """Whether they agree, also with a close look."""
+        if self.agrees():
+            return True
+        r = refine(self.phi, self.resolution.noise, 4 * self.resolution.step)
+        verdict = self.resolution.verdict(self.a, r, self.scale, self.scale)
+        return verdict in ("right", "unsure") and math.isfinite(r.value)
+
+    def closer(self) -> tuple[str, Refined, float]:
+        """("right", "wrong", "kink" or "unsure"; the slopes; the noise relative to f), with the noise measured."""
+        one = np.ones(())
+        noise = noise_of(lambda t: np.array(self.phi(float(t))), np.zeros(()), one, one)
+        noise = max(noise, self.resolution.noise)
+        of = Resolution.of(noise, self.resolution.size, self.resolution.rtol)
+        r = refine(self.phi, noise, 4 * of.step)
+        return of.verdict(self.a, r, self.scale, self.scale), r, noise / of.size if of.size else 0.0
+
+
+def slope_through_all(
+    problem: Problem, y: Array, g: Array, analytic: list[Array], rng: np.random.Generator, rtol: float
+) -> Slope:
+    """Along a random direction through all inputs at once; every one of them moves by the same small part of its size."""
+    x = problem.inputs
+    d = [rng.standard_normal(v.shape) * (np.sqrt(np.mean(v * v)) or 1.0) if v.size else v for v in x]
+
+    def phi(t: float) -> float:
+        with np.errstate(all="ignore"):
+            return float(np.sum(g * (problem.value(*(v + t * e for v, e in zip(x, d))) - y)))
+
+    size = float(np.sum(np.abs(g * y)))
+    size = max(size, float(np.max(np.abs(g), initial=0.0)) * problem.magnitude)
+    with np.errstate(all="ignore"):
+        shares = np.concatenate([(a * e).reshape(-1) for a, e in zip(analytic, d)])
+    return Slope(phi, shares, Resolution.of(problem.precision * size, size, rtol))
 
 
 def _of_input(problem: Problem, i: int) -> Callable[[Array], Array]:
@@ -200,11 +319,6 @@ def _of_input(problem: Problem, i: int) -> Callable[[Array], Array]:
         return problem.value(*problem.inputs[:i], x, *problem.inputs[i + 1 :])
 
     return f
-
-
-def _direction(rng: np.random.Generator, x: Array) -> Array:
-    d = rng.standard_normal(x.shape)
-    return d / (np.linalg.norm(d) or 1.0)
 
 
 def _only(d: Array, elements: Array) -> Array:

@@ -366,7 +366,8 @@ def _kind(walk: Walk, e: Edge) -> tuple[str, str]:
     y = e.step.value
     exponentials = (edge.step.value for edge in walk.edges if edge.step.name == "exp" and edge.step.value.shape == y.shape)
     axis = softmax_axis(y)
-    if axis is not None and any(np.allclose(v / v.sum(axis=axis, keepdims=True), y) for v in exponentials):
+    summed = e.parent.value.shape != y.shape  # the path through the sum below the line, not the direct one
+    if axis is not None and summed and any(np.allclose(v / v.sum(axis=axis, keepdims=True), y) for v in exponentials):
         return "softmax_off_diagonal", ": the sum under a softmax depends on every input"
     for edge in walk.edges:
         later = edge.step

@@ -141,10 +141,11 @@ def known_values(p: Point, i: int) -> list[tuple[str, Array]]:
     return [(name, value) for name, value in candidates[:5] if spreads(value.shape, shape) and value.any()]
 
 
-def reduced_lengths(p: Point) -> dict[str, int]:
-    """Lengths over which something may be summed: of axes that an input has and the result has not, or the other way."""
+def reduced_lengths(p: Point, i: int | None = None) -> dict[str, int]:
+    """Lengths over which something may be summed: of axes that an input (i, or any) has and the result has not, or the other
+    way."""
     lengths: dict[str, int] = {}
-    for x in p.inputs:
+    for x in p.inputs if i is None else p.inputs[i : i + 1]:
         for ours, theirs, whose in ((x.shape, p.y.shape, "a reduced axis"), (p.y.shape, x.shape, "a broadcast axis")):
             gone = [m for m in (Counter(ours) - Counter(theirs)).elements() if m > 1]
             for k in range(1, min(len(gone), 4) + 1):

@@ -35,9 +35,11 @@ class Problem:
         constants: integer arrays among the arguments; they are not differentiated.
         derivative: of which order the gradient is.
         precision: of the numbers that f returns: the spacing of floats at 1.
+        magnitude: of its largest result so far, of this order or a lower one; 1 at most.
     """
 
     precision: float = float(np.finfo(np.float64).eps)
+    magnitude: float = 0.0
     name: str
     inputs: list[Array]
     names: list[str]
@@ -232,8 +234,10 @@ class Recorded(Problem):
             return concatenate(*(reshape(t, shape=(-1,)) for t in gradients), axis=0)
 
         which = "the cotangent" if self.derivative == 1 else f"the cotangent of order {self.derivative}"
-        return Recorded(gradient, self.name, [*self.inputs, g], [*self.names, which],
-                        self.constants, [*self.devices, self.devices[0]], self.derivative + 1)  # fmt: skip
+        problem = Recorded(gradient, self.name, [*self.inputs, g], [*self.names, which],
+                           self.constants, [*self.devices, self.devices[0]], self.derivative + 1)  # fmt: skip
+        problem.magnitude = self.magnitude
+        return problem
 
 
 def check_output(out: Any, name: str) -> Any:
@@ -258,6 +262,7 @@ def check_forward(problem: Problem) -> Array:
     if not np.allclose(first, second, rtol=1e-12, atol=0):
         raise ValueError(f"{problem.name}: the function returned another value when called again; make what is random in it "
                          "an input, or seed it")  # fmt: skip
+    problem.magnitude = min(1.0, max(problem.magnitude, float(np.max(np.abs(first), initial=0.0))))
     return first
 
 

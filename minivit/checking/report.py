@@ -22,6 +22,7 @@ CODES = {
     "not_finite": "NaN or infinity where the derivative is finite",
     "mutated_input": "the backward changed its inputs or its cotangent",
     "overwritten": "the backward used a value that was overwritten since",
+    "reused_result": "the backward returns the same array each time, and overwrites what it returned before",
     "nondeterministic": "the backward answers differently each time",
     "missing_broadcast_sum": "not summed over an axis along which the input was broadcast",
     "zero_gradient": "zero although the derivative is not",
@@ -83,7 +84,13 @@ class Row(NamedTuple):
     def cells(self) -> list[str]:
         index = "[" + ",".join(map(str, self.element)) + "]"
         return [index, f"{self.x:.4g}", f"{self.analytic:.5e}", f"{self.numeric:.5e} ±{self.bar:.0e}",
-                f"{self.error:.1e}", f"{self.relative:.1e}", f"{self.ratio:.4g}"]  # fmt: skip
+                f"{self.error:.1e}", f"{self.relative:.1e}", ratio_text(self.ratio, 4)]  # fmt: skip
+
+
+def ratio_text(ratio: float, digits: int = 6) -> str:
+    """To so many digits; of a ratio that would be rounded to 1, what it is off by: 1+3e-07."""
+    off = ratio - 1
+    return f"1{off:+.0e}" if 1e-9 < abs(off) < 0.5 * 10.0 ** (1 - digits) else f"{ratio:.{digits}g}"
 
 
 _HEADER = ["element", "x", "analytic", "numeric ± bar", "abs err", "rel err", "ratio"]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from minivit.checking.point import Hint, Point, handed_on, known_factor, known_values, reduced_lengths
+from minivit.checking.report import ratio_text
 
 
 def not_finite(p: Point, i: int) -> Iterator[Hint]:
@@ -51,7 +52,7 @@ def mean_vs_sum(p: Point, i: int) -> Iterator[Hint]:
     c = _factor(p, i)
     if c is None or p.derivative > 1:
         return
-    for name, length in reduced_lengths(p).items():
+    for name, length in reduced_lengths(p, i).items():
         for value, meaning in ((length, "the gradient of a sum where a mean is taken"),
                                (1 / length, "the gradient of a mean where a sum is taken")):  # fmt: skip
             for sign in (1, -1):
@@ -70,8 +71,8 @@ def constant_factor(p: Point, i: int) -> Iterator[Hint]:
     if p.n[i].size < 2 and not known:  # one number is always a multiple of another
         return
     sign = "the sign and " if c < 0 else ""
-    yield Hint("constant_factor", (sign, known or f"{c:.5g}"), f"analytic = {c:.6g} × numeric for {p.names[i]}, all elements: "
-               f"off by {sign}a constant factor{f', {known}' if known else ''}", {"factor": c})  # fmt: skip
+    yield Hint("constant_factor", (sign, known or f"{c:.5g}"), f"analytic = {ratio_text(c)} × numeric for {p.names[i]}, all "
+               f"elements: off by {sign}a constant factor{f', {known}' if known else ''}", {"factor": c})  # fmt: skip
 
 
 def missing_factor(p: Point, i: int) -> Iterator[Hint]:

@@ -138,7 +138,10 @@ def gradcheck(arguments: argparse.Namespace) -> int:
     for name in arguments.names or mv.autograd.REGISTRY:
         if ":" in name:
             f = _operation_in(name)
-            inputs = [rng.standard_normal(lengths) for lengths in arguments.shape or [(3, 4)] * len(f.inputs)]
+            shapes = arguments.shape or [(3, 4)] * len(f.inputs)
+            inputs = [rng.standard_normal(lengths) for lengths in shapes]
+            if not arguments.shape and len(shapes) > 1:
+                print(f"{name}: {len(shapes)} inputs of shape (3, 4); --shape for each gives others, as one that is broadcast")
         else:
             sample = samples(name, rng)
             f, inputs = _of_its_inputs(mv.autograd.REGISTRY[name], sample)

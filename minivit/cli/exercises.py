@@ -73,7 +73,8 @@ def check(arguments: argparse.Namespace) -> int:
         progress = _progress(path.parent)
         met = progress.note(result, path)
         give_hint(result, mv.exercises.find(result.exercise), met if arguments.hint is None else arguments.hint)
-        print(("\n" if k else "") + str(result))
+        several = len(paths) > 1 and f"{path}\n"
+        print(("\n" if k else "") + (several or "") + str(result))
         try:
             progress.save()
         except OSError as error:  # a folder one may not write to; the answer stands

@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from minivit.checking import Finding, GradcheckError, gradcheck
+from minivit.checking import Finding, GradcheckError, gradcheck, numerical_gradient
 from minivit.exercises.marks import MARKER, split
 from minivit.exercises.values import explain_values, values_text
 
-__all__ = ["Check", "Finding", "Gradient", "Property", "Values"]
+__all__ = ["Check", "Finding", "Gradient", "Property", "Values", "numerical_gradient"]
 
 Functions = Mapping[str, Callable[..., Any]]
 Inputs = Callable[[np.random.Generator], Sequence[Any]]
@@ -184,7 +184,8 @@ class _Hidden:
         return finding._replace(message=self.text(finding.message), evidence=evidence)
 
     def text(self, text: str) -> str:
-        return re.sub(r"`([^`]+)`(?: \(line \d+\))?", self._quoted, text)
+        hidden = re.sub(r"`([^`]+)`(?: \(line \d+\))?", self._quoted, text)
+        return re.sub(r"(a step of \w+)(?: in \1)+", r"\1", hidden)
 
     def _quoted(self, match: re.Match[str]) -> str:
         ours = any(line.startswith(match[1].removesuffix("...")) for line in self.lines)

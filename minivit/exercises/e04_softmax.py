@@ -64,6 +64,10 @@ def heads(rng: np.random.Generator) -> list[np.ndarray]:
     return [rng.normal(size=(2, 3, 4))]
 
 
+def g_and_large_scores(rng: np.random.Generator) -> list[np.ndarray]:
+    return [rng.normal(size=(3, 5)), *large_scores(rng)]
+
+
 def large_scores(rng: np.random.Generator) -> list[np.ndarray]:
     return [1000 + 3 * rng.normal(size=(3, 5))]
 
@@ -73,15 +77,18 @@ def small_scores(rng: np.random.Generator) -> list[np.ndarray]:
 
 
 def rows_sum_to_one(softmax, rng: np.random.Generator) -> list[Finding]:
-    x = rng.normal(size=(3, 5))
-    p = softmax(x.copy())
-    if p.shape != x.shape or not np.isfinite(p).all() or np.allclose(p.sum(axis=-1), 1, rtol=1e-12, atol=0):
-        return []
-    if np.allclose(p.sum(axis=0), 1):
-        return [Finding("wrong_axis", "for x of shape (3, 5) the columns sum to one, not the rows", {"axis": 0})]
-    if np.isclose(p.sum(), 1):
-        return [Finding("wrong_axis", "all numbers of x together sum to one, not each row", {"axis": None})]
-    return [Finding("not_normalized", f"the rows sum to {p.sum(axis=-1)}, not to one", {"sums": p.sum(axis=-1)})]
+    for x in (rng.normal(size=(3, 5)), *heads(rng)):
+        p = softmax(x.copy())
+        if p.shape != x.shape or not np.isfinite(p).all() or np.allclose(p.sum(axis=-1), 1, rtol=1e-12, atol=0):
+            continue
+        for axis in range(x.ndim - 1):
+            if np.allclose(p.sum(axis=axis), 1):
+                return [Finding("wrong_axis", f"for x of shape {x.shape} what sums to one runs along axis {axis}, not along "
+                                "the last", {"axis": axis})]  # fmt: skip
+        if np.isclose(p.sum(), 1):
+            return [Finding("wrong_axis", "all numbers of x together sum to one, not each row", {"axis": None})]
+        return [Finding("not_normalized", f"the rows sum to {p.sum(axis=-1).ravel()}, not to one", {"sums": p.sum(axis=-1)})]
+    return []
 
 
 def each_row_by_itself(softmax, rng: np.random.Generator) -> list[Finding]:
@@ -125,6 +132,8 @@ CHECKS = (
              forward="softmax", inputs=scores),
     Gradient(function="softmax_backward", title="softmax_backward, with more axes in front",
              forward="softmax", inputs=heads),
+    Values(function="softmax_backward", title="softmax_backward of scores around 1000", expected=softmax_backward,
+           inputs=g_and_large_scores),
 )  # fmt: skip
 
 HINTS = {
@@ -160,6 +169,14 @@ HINTS = {
     "softmax_backward:missing_factor": (
         "There is a p for every factor of the derivative p_i p_j. Are all of them there?",
         "Write the sum over i of g_i dp_i/dx_j with both cases put in, and see what is under the sum, and what is in front.",
+    ),
+    "softmax_backward:not_finite": (
+        "Which softmax does your backward use, and how large may its scores be?",
+        "Call your `softmax`, which bears any scores, instead of taking exponentials once more.",
+    ),
+    "softmax_backward:missing_term": (
+        "dp_i/dx_i has two terms, and dp_i/dx_j one. Which of them has left no trace in your gradient?",
+        "Put both cases into the sum over i of g_i dp_i/dx_j: p_j g_j from i = j alone, and something from every i.",
     ),
     "mean_vs_sum": (
         "Is there a mean in dL/dx_j = sum over i of g_i dp_i/dx_j?",

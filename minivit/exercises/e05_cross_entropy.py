@@ -85,6 +85,22 @@ def large_logits(rng: np.random.Generator) -> list[np.ndarray]:
     return [1000 * rng.normal(size=(3, 5)) + np.array([[3000], [0], [-3000]])]
 
 
+def g_and_large_logits(rng: np.random.Generator) -> list[np.ndarray]:
+    return [rng.normal(size=(3, 5)), *large_logits(rng)]
+
+
+def large_logits_and_labels(rng: np.random.Generator) -> list[np.ndarray]:
+    return [*large_logits(rng), rng.integers(5, size=3)]
+
+
+def g_large_logits_and_labels(rng: np.random.Generator) -> list[np.ndarray]:
+    return [np.array(1.3), *large_logits_and_labels(rng)]
+
+
+def cross_entropy_of(x: np.ndarray, labels: np.ndarray) -> float:
+    return -float(np.mean(true_log_softmax(x)[np.arange(len(labels)), labels]))
+
+
 def has_its_own_rule(log_softmax_backward, rng: np.random.Generator) -> list[Finding]:
     (x,) = logits(rng)
     g, p = rng.normal(size=x.shape), np.exp(true_log_softmax(x))
@@ -121,6 +137,15 @@ def one_number_per_row(cross_entropy, rng: np.random.Generator) -> list[Finding]
     return [Finding("unexplained", f"the loss is {came:.6g}, expected {expected:.6g}", {})]
 
 
+def bears_large_scores(cross_entropy, rng: np.random.Generator) -> list[Finding]:
+    x, labels = large_logits_and_labels(rng)
+    came, expected = float(np.asarray(cross_entropy(x.copy(), labels.copy())).item()), cross_entropy_of(x, labels)
+    if np.isclose(came, expected, rtol=1e-9):
+        return []
+    return [Finding("not_finite" if not np.isfinite(came) else "unexplained", f"for scores of some thousands the loss is "
+                    f"{came:.6g}, expected {expected:.6g}", {"came": came, "expected": expected})]  # fmt: skip
+
+
 def one_label_per_row(cross_entropy_backward, rng: np.random.Generator) -> list[Finding]:
     x, labels = logits_and_labels(rng)
     gx = cross_entropy_backward(np.array(1.0), x.copy(), labels.copy())
@@ -136,11 +161,16 @@ CHECKS = (
     Property(function="log_softmax_backward", title="log_softmax_backward has a rule of its own", test=has_its_own_rule),
     Gradient(function="log_softmax_backward", title="log_softmax_backward is its gradient",
              forward="log_softmax", inputs=logits),
+    Values(function="log_softmax_backward", title="log_softmax_backward of large scores", expected=log_softmax_backward,
+           inputs=g_and_large_logits),
     Property(function="cross_entropy", title="cross_entropy is the mean of one number per image", test=one_number_per_row),
+    Property(function="cross_entropy", title="cross_entropy of large scores", test=bears_large_scores),
     Property(function="cross_entropy_backward", title="cross_entropy_backward looks at one label per row",
              test=one_label_per_row),
     Gradient(function="cross_entropy_backward", title="cross_entropy_backward is its gradient",
              forward="cross_entropy", inputs=logits_and_labels),
+    Values(function="cross_entropy_backward", title="cross_entropy_backward of large scores",
+           expected=cross_entropy_backward, inputs=g_large_logits_and_labels),
 )  # fmt: skip
 
 HINTS = {
@@ -148,6 +178,10 @@ HINTS = {
         "Where is the largest exponential taken, and where a logarithm of something that may be zero?",
         "First shift by the maximum of the row, then simplify log(exp(x_i) / s) on paper until no logarithm of a tiny "
         "number is left.",
+    ),
+    "not_finite": (
+        "Where does your code take an exponential of the scores as they are, or a logarithm of what may be zero?",
+        "`log_softmax` bears any scores. Build on it, and take exponentials of its result only.",
     ),
     "log_softmax:missing_term": (
         "Your result is off by the same number along a row (or all of it). What is the same for a whole row?",

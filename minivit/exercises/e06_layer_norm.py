@@ -24,7 +24,7 @@ dL/dx over the features of a token be? And if the token is multiplied by 2, with
 
 import numpy as np
 
-from minivit.exercises.checks import Finding, Gradient, Property, Values
+from minivit.exercises.checks import Finding, Gradient, Property, Values, numerical_gradient
 
 
 def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float = 1e-6) -> np.ndarray:
@@ -67,6 +67,10 @@ def draw_with_eps(rng: np.random.Generator) -> list:
     return [*draw(rng), BIG_EPS]
 
 
+def g_and_draw_with_eps(rng: np.random.Generator) -> list:
+    return [rng.normal(size=(3, 5)), *draw_with_eps(rng)]
+
+
 def draw_with_equal_features(rng: np.random.Generator) -> list:
     x, weight, bias = draw(rng)
     x[1] = x[1, 0]
@@ -84,8 +88,12 @@ def otherwise(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, inside: float
     return weight * centered / ((x.var(axis=axis, ddof=ddof, keepdims=True) + inside) ** power + outside) + bias
 
 
+def gradient_otherwise(g: np.ndarray, x: np.ndarray, weight: np.ndarray, bias: np.ndarray, change: dict) -> np.ndarray:
+    return numerical_gradient(lambda v: otherwise(v, weight, bias, **change), x, g).value
+
+
 SLIPS = (
-    ("eps_forgotten", {"inside": 0}, "does not change with eps as it should: it is what comes out for eps = 0"),
+    ("eps_forgotten", {"inside": 0}, "is what comes out for eps = 0: eps has no part in it"),
     ("eps_outside_root", {"inside": 0, "outside": BIG_EPS}, "is what comes out if eps is added outside the root"),
     ("unbiased_variance", {"ddof": 1}, "is what comes out if the variance is divided by D - 1 instead of D"),
     ("wrong_axis", {"axis": 0}, "is what comes out if every feature is normalized over the tokens"),
@@ -108,8 +116,10 @@ def no_slip_backwards(function, rng: np.random.Generator) -> list[Finding]:
     g = rng.normal(size=x.shape)
     came = function(g.copy(), x.copy(), weight.copy(), bias.copy(), BIG_EPS)
     if isinstance(came, tuple | list) and len(came) == 3:
-        if near(came[0], layer_norm_backward(g, x, weight, bias, 0.0)[0]):
-            return [Finding("eps_forgotten", f"for eps = {BIG_EPS} the gradient of x is what it should be for eps = 0", {})]
+        for code, change, text in SLIPS:
+            if near(came[0], gradient_otherwise(g, x, weight, bias, change)):
+                return [Finding(code, f"for eps = {BIG_EPS} the gradient of x is that of another function, which {text}",
+                                change)]  # fmt: skip
         for other, text in ((x, "x"), (x - x.mean(axis=-1, keepdims=True), "x - mean")):
             if near(came[1], np.sum(g * other, axis=0)):
                 return [Finding("not_normalized", f"the gradient of weight is what comes out if weight is multiplied by {text}",
@@ -126,6 +136,8 @@ CHECKS = (
              test=no_slip_backwards),
     Gradient(function="layer_norm_backward", title="layer_norm_backward is the gradient of layer_norm",
              forward=layer_norm, inputs=draw),
+    Values(function="layer_norm_backward", title="layer_norm_backward with another eps", expected=layer_norm_backward,
+           inputs=g_and_draw_with_eps),
 )  # fmt: skip
 
 HINTS = {

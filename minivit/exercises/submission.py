@@ -20,13 +20,19 @@ from minivit.exercises.traces import explain_exception
 
 _LARGEST = 10_000_000  # bytes; a notebook may have pictures in it
 _RUNS = "the file runs"
+_MAGIC = re.compile(  # lines that only IPython understands
+    r"""^(\s*)(?: [%!].*                     # %matplotlib inline, !ls
+              | [\w.]+\ *=\ *[%!].*         # files = !ls
+              | \?{0,2}[\w.]+\?{1,2}        # np.sum?
+              | \?{1,2}[\w.]+              # ?np.sum
+          )[ ]*$""", re.MULTILINE | re.VERBOSE)  # fmt: skip
 
 
 def name_of(path: Path) -> str | None:
     """The exercise that a file is a solution of: by the mark in it, else by its name; None if it is neither."""
     try:
         with path.open("rb") as file:
-            text = file.read(_LARGEST).decode("utf-8", errors="replace")
+            text = file.read(_LARGEST).decode("utf-8-sig", errors="replace")
     except OSError:
         return None
     if path.suffix == ".ipynb":
@@ -73,7 +79,7 @@ def _read_notebook(path: Path, source: bytes, exercise: str, module: ModuleType)
     for k, text in code:
         if text.lstrip().startswith("%%"):
             continue
-        text = re.sub(r"^(\s*)[%!].*$", r"\1pass", text, flags=re.MULTILINE)  # what only IPython understands
+        text = _without_magic(text)
         name = f"{path}, cell {k}"
         files.add(name)
         trouble = _execute(text.encode(), name, module)
@@ -84,6 +90,15 @@ def _read_notebook(path: Path, source: bytes, exercise: str, module: ModuleType)
         about = [trouble for text, trouble in troubles if any(f"def {part}" in text for part in missing)]
         return Result.fault(exercise, _RUNS, *(about or [troubles[0][1]])[0])
     return _functions(module, files, exercise)
+
+
+def _without_magic(text: str) -> str:
+    """The text of a cell without the lines that only IPython understands; as it is, if Python understands it."""
+    try:
+        compile(text, "a cell", "exec", dont_inherit=True)
+    except (SyntaxError, ValueError):
+        return _MAGIC.sub(r"\1pass", text)
+    return text
 
 
 def _execute(source: bytes, name: str, module: ModuleType) -> tuple[str, str] | None:

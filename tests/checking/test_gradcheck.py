@@ -138,7 +138,8 @@ def test_kink_is_no_error(f):
 def test_a_kink_nearby_is_no_kink_here():
     assert mv.gradcheck(ops.relu, np.array([1e-4, -2e-5, 3e-3])).verdict == "right"
     assert mv.gradcheck(ops.log, np.array([1e-4, 1e-5])).verdict == "right"
-    assert mv.gradcheck(ops.log, np.array([1e-4, 2e-6])).verdict == "inconclusive"  # too steep to tell, and not accused
+    assert mv.gradcheck(ops.log, np.array([1e-4, 2e-10])).verdict == "right"  # 0, where it ends, lies within the first steps
+    failure(np.log, np.array([1e-4, 2e-10]), vjp=lambda g, x: np.where(x < 1e-6, 1.001, 1) * g / x)
 
 
 def test_kink_with_a_gradient_of_neither_side_is_wrong():
@@ -211,6 +212,9 @@ def test_bad_forward(f, words, error):
         (lambda: mv.gradcheck(lambda x: x, np.ones(3), order=4), "order: expected 1, 2 or 3", ValueError),
         (lambda: mv.gradcheck(lambda x: x, np.ones(3), order=True), "order: ", ValueError),
         (lambda: mv.gradcheck(lambda x: x, np.ones(3), seed="a"), "seed: ", TypeError),
+        (lambda: mv.gradcheck(lambda x: x, np.ones(3), rtol="a"), "rtol: expected a number", ValueError),
+        (lambda: mv.gradcheck(lambda x: x, np.ones(3), rtol=0), "rtol: expected a number", ValueError),
+        (lambda: mv.gradcheck(lambda x: x, np.ones(3), max_elements=0), "max_elements: expected an integer", ValueError),
         (lambda: mv.gradcheck(lambda x: x), "at least one", TypeError),
         (lambda: mv.gradcheck(lambda x: x, np.arange(3)), "floating-point", TypeError),
         (lambda: mv.gradcheck(lambda x: x, "abc"), "real numbers", TypeError),
@@ -278,6 +282,36 @@ def test_no_cause_where_the_function_is_flat_or_the_backward_not_linear():
             mv.gradcheck(f, x, vjp=vjp)
         assert [finding.code for finding in caught.value.report.findings] == ["unexplained"]
         assert text in caught.value.report.findings[0].message
+
+
+def test_what_keeps_the_differences_from_deciding_is_said():
+    x = np.array([0.3, -1.1, 0.7])
+    report = mv.gradcheck(lambda x: np.sin(1e5 * x), x, vjp=lambda g, x: 1e5 * g * np.cos(1e5 * x))
+    assert "float32_noise" not in [finding.code for finding in report.findings]
+    report = mv.gradcheck(_relu, np.zeros(400), vjp=lambda g, x: g * (x > 0))
+    assert [finding.code for finding in report.findings] == ["kink", "inconclusive"]
+    assert report.findings[1].evidence["count"] == 144
+    report = mv.gradcheck(np.abs, np.array([0.0, 1.0]), vjp=lambda g, x: g * x / np.abs(x))
+    assert "NaN or infinite at 1 of them" in report.findings[0].message
+
+
+def test_a_factor_near_one_is_told_from_one():
+    report = failure(lambda x: x**3, np.array([0.6, -0.5, 1.3, 0.2]), vjp=lambda g, x: 3 * g * x * x * (1 + 1e-6)).report
+    assert "1+1e-06" in report.findings[0].message
+    assert str(report).count("1+1e-06") == 5  # and in the column of ratios
+    assert "Taylor" not in str(report)  # its slope, 2, would contradict
+
+
+def test_a_length_is_a_reason_only_if_this_input_was_broadcast_along_it():
+    x, y = rng.standard_normal((3, 2)), rng.standard_normal((3, 1))
+    report = failure(lambda x, y: x * y, x, y, vjp=lambda g, x, y: (2 * g * y, (g * x).sum(1, keepdims=True))).report
+    assert [finding.code for finding in report.findings] == ["constant_factor"]
+
+
+@pytest.mark.parametrize("came", [{"x": 1.0}, (a for a in "b"), 3])
+def test_what_is_no_array_is_named_by_its_type(came):
+    report = failure(np.exp, np.ones(3), vjp=lambda g, x: came).report
+    assert f"of type {type(came).__name__}, not an array" in report.findings[0].message
 
 
 def test_kinks_among_the_elements_do_not_hide_the_cause():

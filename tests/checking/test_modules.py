@@ -330,6 +330,63 @@ def test_the_model_is_left_as_it_was():
     waiting.backward()  # a graph from before can still be walked
 
 
+def test_lists_and_dicts_of_a_module_are_left_as_they_were():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 3, seed=0)
+            self.seen = {"calls": 0, "mean": np.zeros(3, np.float32), "sizes": []}
+
+        def forward(self, x):
+            y = self.linear(x)
+            self.seen["calls"] += 1
+            self.seen["mean"] += y.data.mean(axis=0)
+            self.seen["sizes"].append(len(y.data))
+            return y
+
+    model = Counting()
+    seen, mean, sizes = model.seen, model.seen["mean"], model.seen["sizes"]
+    assert mv.gradcheck(model, rng.standard_normal((2, 4))).verdict == "right"
+    assert model.seen is seen
+    assert (seen["calls"], seen["mean"] is mean, mean.dtype, mean.tolist()) == (0, True, np.float32, [0, 0, 0])
+    assert (seen["sizes"] is sizes, sizes) == (True, [])
+
+
+def test_a_wrong_operation_within_a_module_is_named():
+    @mv.op
+    def cube(x):
+        return x * x * x
+
+    cube.vjp(lambda g, x: 2 * g * x * x)
+
+    class Cubed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 3, seed=0)
+
+        def forward(self, x):
+            return cube(self.linear(x))
+
+    finding = failure(Cubed(), rng.standard_normal((2, 4))).findings[0]
+    assert (finding.code, finding.evidence["operation"]) == ("constant_factor", "cube")
+
+
+def test_a_rule_that_is_right_at_these_inputs_only():
+    """A layer's input kept from its first call: right there, and in no step of a training."""
+    model = vit().eval()
+    layer, first = model.blocks[0].mlp.fc1, []
+
+    @mv.op
+    def affine(x, w, b):
+        first[:] = first or [x.copy()]
+        return x @ w + b
+
+    affine.vjp(lambda g, x, w, b: (g @ w.T, rows(first[0]).T @ rows(g), rows(g).sum(axis=0)))
+    layer.forward = lambda x: affine(x, layer.weight, layer.bias)
+    report = failure(model, IMAGES)
+    assert report.findings[0].evidence["module"] == "blocks.0.mlp.fc1"
+
+
 def test_fresh_biases_and_norms_do_not_hide_a_fault():
     """At weight 1 a rule that forgets to multiply by the weight looks right."""
 

@@ -33,6 +33,47 @@ def test_no_false_accusation(f, vjp, shapes):
         assert report.findings == []
 
 
+@pytest.mark.parametrize(("f", "vjp", "inputs", "codes"), [h[1:] for h in wrong_rules.HIDDEN],
+                         ids=[h[0] for h in wrong_rules.HIDDEN])  # fmt: skip
+def test_what_looks_right_at_one_point_or_once_is_found(f, vjp, inputs, codes):
+    for seed in range(3):
+        with pytest.raises(mv.GradcheckError) as caught:
+            mv.gradcheck(f, *inputs, vjp=vjp, seed=seed)
+        assert caught.value.report.findings[0].code in codes, str(caught.value)
+
+
+def test_an_operation_that_returns_the_same_array_each_time():
+    out = np.empty(3)
+    op = mv.op(lambda x: x * x)
+    op.vjp(lambda g, x: np.multiply(g, 2 * x, out=out))
+    with pytest.raises(mv.GradcheckError) as caught:
+        mv.gradcheck(op, np.array([0.5, -1.2, 2.0]))
+    assert caught.value.report.findings[0].code == "reused_result"
+
+
+def test_nothing_is_said_of_what_rounding_hides():
+    """The derivative of x² + 10¹² is lost in the rounding of 10¹²: neither right nor, with a factor of 1.5, wrong."""
+    x = np.array([0.5, -1.2, 0.9])
+    for rule in (lambda g, x: 2 * g * x, lambda g, x: 3 * g * x):
+        report = mv.gradcheck(lambda x: x * x + 1e12, x, vjp=rule)
+        assert (report.verdict, report.findings[0].code) == ("inconclusive", "inconclusive")
+
+
+@pytest.mark.parametrize("magnitude", ["mixed", "tiny", "large"])
+def test_no_false_accusation_at_any_magnitude(magnitude):
+    """Numbers of many sizes side by side, of any operation: what is small is the difference of what is not."""
+    functions = [mv.ops.exp, mv.ops.tanh, mv.ops.gelu, mv.ops.softmax, mv.ops.log_softmax, lambda x: x * x * x,
+                 lambda x: (x * x).sum(), lambda x: mv.ops.exp(x).sum(), lambda x: mv.ops.softmax(x).sum(axis=-1),
+                 lambda x: mv.ops.layer_norm(x, np.ones(4), np.zeros(4)),
+                 lambda x: mv.ops.cross_entropy(x, np.array([0, 3, 1]))]  # fmt: skip
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        size = {"mixed": 10 ** rng.uniform(-7, 1.6, (3, 4)), "tiny": 1e-6 * rng.uniform(0.1, 2, (3, 4)),
+                "large": 30 * rng.uniform(0.1, 2, (3, 4))}[magnitude]  # fmt: skip
+        for f in functions:
+            mv.gradcheck(f, size * rng.choice([-1.0, 1.0], size.shape), order=2, seed=seed)
+
+
 def test_special_inputs_do_not_mislead():
     """At x = 1 a forgotten factor x looks like 2; elsewhere it does not."""
     with pytest.raises(mv.GradcheckError) as caught:

@@ -101,6 +101,8 @@ WRONG = [
     ("assigned", lambda t: t[IDS], take_backward_assigned, [(4, 2)], ["assigned_not_added"]),
     ("softmax_diagonal", softmax, lambda g, x: g * softmax(x) * (1 - softmax(x)), [(3, 5)], ["softmax_off_diagonal"]),
     ("softmax_no_sum", softmax, lambda g, x: g * softmax(x), [(3, 5)], ["softmax_off_diagonal"]),
+    ("softmax_no_direct_term", softmax, lambda g, x: -softmax(x) * np.sum(g * softmax(x), -1, keepdims=True), [(3, 5)],
+     ["missing_term"]),
     ("norm_no_terms", normalize, normalize_backward(False, False), [(4, 6), (6,), (6,)], ["layer_norm_term"]),
     ("norm_no_mean", normalize, normalize_backward(False, True), [(4, 6), (6,), (6,)], ["layer_norm_term"]),
     ("norm_no_variance", normalize, normalize_backward(True, False), [(4, 6), (6,), (6,)], ["layer_norm_term"]),
@@ -140,6 +142,54 @@ _right = {
                      [(3, 4)]),
 }  # fmt: skip
 RIGHT = [(name, *entry) for name, entry in _right.items()]
+
+
+# ---- wrong rules that look right where, or as, one happens to look ----
+
+_outside = np.array([0.5, -1.2, 2.0])
+_first: dict = {}
+_queue: list = []
+_buffer = np.empty(3)
+
+
+def keeps_the_first(x):
+    _first.setdefault("x", x.copy())
+    return x * x
+
+
+def takes_from_a_queue(g, x):
+    return 2 * g * _queue.pop(0)
+
+
+def puts_in_a_queue(x):
+    _queue.append(x.copy())
+    return x * x
+
+
+def the_same_array(g, x):
+    return np.multiply(g, 2 * x, out=_buffer)
+
+
+HIDDEN = [
+    # right at the one point that is looked at
+    ("two_at_ones", lambda x: x * x, lambda g, x: 2 * g, [np.ones(3)], ["missing_factor"]),
+    ("swapped_at_ones", product, lambda g, x, y: (g * x, g * y), [np.ones(3), np.ones(3)], ["swapped_inputs"]),
+    ("identity_matrix", lambda x, w: x @ w, lambda g, x, w: (g @ w, x.T @ g), [np.ones((2, 3)), np.eye(3)], ["transposed"]),
+    ("value_from_outside", lambda x: x * x, lambda g, x: 2 * g * _outside, [_outside], ["unexplained"]),
+    ("keeps_the_first", keeps_the_first, lambda g, x: 2 * g * _first["x"], [_outside], ["unexplained"]),
+    ("takes_from_a_queue", puts_in_a_queue, takes_from_a_queue, [_outside], ["nondeterministic", "unexplained"]),
+    # wrong in elements that are small beside another
+    ("small_beside_large", np.exp, lambda g, x: np.where(x > 10, g * np.exp(x), 0), [np.array([25, 0.3, -1])], ["unexplained"]),
+    ("one_of_a_large_scale", lambda x: x**3, lambda g, x: np.where(x > 10, 3 * g * x * x, g * x), [np.array([1e5, 1, 2, 3])],
+     ["unexplained"]),
+    ("one_element_among_kinks", lambda x: np.maximum(x, 0), lambda g, x: g * (x > 0) * np.where(x == 0.1, 0.5, 1),
+     [np.concatenate([np.zeros(400), [0.1, 0.2]])], ["unexplained"]),
+    # right for one kind of cotangent, or if called once
+    ("the_same_array", lambda x: x * x, the_same_array, [_outside], ["reused_result"]),
+    ("clips_the_cotangent", lambda x: x * x, lambda g, x: 2 * x * np.clip(g, -5, 5), [_outside], ["unexplained"]),
+    ("small_cotangents_dropped", lambda x: x * x, lambda g, x: 2 * g * x if g.all() else g, [_outside], ["unexplained"]),
+    ("divides_by_the_cotangent", lambda x: x * x, lambda g, x: 2 * x * g * g / g, [_outside], ["not_finite"]),
+]  # fmt: skip
 
 
 def draw(shapes, seed):

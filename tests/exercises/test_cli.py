@@ -68,6 +68,8 @@ def test_several_files_the_worst_decides(folder, capsys):
     assert exercises("check") == 1
     out = capsys.readouterr().out
     assert out.count("product: ") == 2
+    assert [line for line in out.splitlines() if line in ("a.py", "b.py")] == ["a.py", "b.py"]  # which is which
+    (folder / "a.py").write_text("# minivit exercise: product\n" + RIGHT + REUSE, encoding="utf-8-sig")  # with a mark of order
     assert exercises("check", "a.py") == 0
 
 

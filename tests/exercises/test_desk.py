@@ -33,6 +33,11 @@ def test_hints_get_stronger_with_attempts():
     assert mv.exercises.check("product", product_backward, hint=1).hint == first
 
 
+def test_a_seed_that_is_none():
+    with pytest.raises(TypeError, match="seed: expected an integer"):
+        mv.exercises.check("product", product_backward, seed="7")
+
+
 def test_another_mistake_begins_with_its_first_hint():
     mv.exercises.check("product", product_backward)
     mv.exercises.check("product", product_backward)

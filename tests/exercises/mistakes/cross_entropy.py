@@ -53,6 +53,18 @@ def log_softmax_backward(g, x):
     return g - softmax(x) * g.mean(axis=-1, keepdims=True)
 
 
+@wrong("not_finite", "takes the exponentials of the scores as they are on the way back")
+def log_softmax_backward(g, x):
+    p = np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True)
+    return g - p * g.sum(axis=-1, keepdims=True)
+
+
+@wrong("not_finite", "takes the logarithm of a probability, which may be zero")
+def cross_entropy(x, labels):
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return -np.mean(np.log((e / e.sum(axis=-1, keepdims=True))[np.arange(len(x)), labels]))
+
+
 @wrong("picked_a_block", "picks the columns of all labels in all rows")
 def cross_entropy(x, labels):
     return -np.mean(right_log_softmax(x)[:, labels])
@@ -86,6 +98,12 @@ def cross_entropy(x, labels):
 @wrong("no_mean", "returns the losses of the images, without their mean")
 def cross_entropy(x, labels):
     return -right_log_softmax(x)[np.arange(len(x)), labels]
+
+
+@wrong("not_finite", "takes the exponentials of the scores as they are on the way back to them")
+def cross_entropy_backward(g, x, labels):
+    p = np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True)
+    return g * (p - np.eye(x.shape[1])[labels]) / len(labels)
 
 
 @wrong("mean_vs_sum", "forgets the mean over the batch on the way back")

@@ -99,6 +99,23 @@ def layer_norm_backward(g, x, weight, bias, eps=1e-6):
     return gx, np.sum(g * n, axis=0), np.sum(g, axis=0)
 
 
+@wrong("eps_outside_root", "adds eps to the standard deviation in the backward only")
+def layer_norm_backward(g, x, weight, bias, eps=1e-6):
+    c = x - x.mean(axis=-1, keepdims=True)
+    s = x.std(axis=-1, keepdims=True)
+    h = g * weight
+    gx = (h - h.mean(axis=-1, keepdims=True) - c / s * np.mean(h * c, axis=-1, keepdims=True) / (s + eps)) / (s + eps)
+    return gx, np.sum(g * c / (s + eps), axis=0), np.sum(g, axis=0)
+
+
+@wrong("unexplained", "counts eps twice in the backward")
+def layer_norm_backward(g, x, weight, bias, eps=1e-6):
+    n, r = parts(x, 1e-6 + 2 * (eps - 1e-6))
+    h = g * weight
+    gx = r * (h - h.mean(axis=-1, keepdims=True) - n * np.mean(h * n, axis=-1, keepdims=True))
+    return gx, np.sum(g * n, axis=0), np.sum(g, axis=0)
+
+
 @wrong("mutated_input", "multiplies the weight into the cotangent that it was given")
 def layer_norm_backward(g, x, weight, bias, eps=1e-6):
     n, r = parts(x, eps)

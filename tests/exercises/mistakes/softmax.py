@@ -23,6 +23,12 @@ def softmax(x):
     return e / e.sum(axis=0)
 
 
+@wrong("wrong_axis", "normalizes along axis 1, which is the last for a matrix only")
+def softmax(x):
+    e = np.exp(x - x.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
 @wrong("wrong_axis", "divides by the sum over the whole array")
 def softmax(x):
     e = np.exp(x - np.max(x))
@@ -56,6 +62,18 @@ def softmax_backward(g, x):
 @wrong("softmax_off_diagonal", "takes the softmax for an exponential over a constant")
 def softmax_backward(g, x):
     return g * right_softmax(x)
+
+
+@wrong("missing_term", "has the sum of the row only, without the direct term")
+def softmax_backward(g, x):
+    p = right_softmax(x)
+    return -p * np.sum(g * p, axis=-1, keepdims=True)
+
+
+@wrong("not_finite", "takes the exponentials of the scores as they are on the way back")
+def softmax_backward(g, x):
+    p = np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True)
+    return p * (g - np.sum(g * p, axis=-1, keepdims=True))
 
 
 @wrong("missing_factor", "forgets the p in front of the bracket")
