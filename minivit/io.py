@@ -25,7 +25,9 @@ import io
 import json
 import math
 import os
+import re
 import struct
+import sys
 import time
 import zipfile
 import zlib
@@ -95,10 +97,10 @@ def atomic_write(path: _Path) -> Iterator[BinaryIO]:
 
 
 def _sweep(path: Path) -> None:
-    """Remove what writers that were killed left beside `path`. An hour old: no live writer takes that long."""
+    """Remove what writers that were killed left in the folder of `path`. An hour old: no live writer takes that long."""
     with contextlib.suppress(OSError):
         for name in os.listdir(path.parent):
-            if name.startswith(f".{path.name}.") and name.endswith(".tmp"):
+            if re.fullmatch(r"\..+\.[0-9a-f]{12}\.tmp", name):
                 leftover = path.with_name(name)
                 if time.time() - leftover.stat().st_mtime > 3600:
                     leftover.unlink()
@@ -225,10 +227,11 @@ def _safetensors_header(path: _Path, file: BinaryIO, size: int) -> tuple[dict[st
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the name {next(name for name in names if names.count(name) > 1)!r} appears twice")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the name {name!r} appears twice")
+        found[name] = value
     return found
 
 
@@ -278,8 +281,7 @@ def _read_npz(path: _Path, file: BinaryIO, size: int) -> tuple[dict[str, np.ndar
     try:
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
-            # A few kilobytes of zip can unfold into gigabytes. Weights hardly compress, so 20-fold is generous.
-            unfolded, allowed = sum(member.file_size for member in members), max(64 << 20, 20 * size)
+            unfolded, allowed = sum(member.file_size for member in members), _unfolded(size)
             if unfolded > allowed:
                 raise CheckpointError(path, f"{size:,} bytes that would unfold into {unfolded:,}: a zip bomb, refused")
             for member in members:
@@ -309,6 +311,14 @@ def _read_npz(path: _Path, file: BinaryIO, size: int) -> tuple[dict[str, np.ndar
             raise CheckpointError(path, f"its metadata are not sound JSON ({error})") from error
         _check_metadata(path, metadata)
     return arrays, metadata
+
+
+def _unfolded(size: int) -> int:
+    """How many bytes a compressed file of that size may unfold into.
+
+    A few kilobytes can unfold into gigabytes. Weights hardly compress and MNIST does 5-fold, so 20-fold is generous.
+    """
+    return max(64 << 20, 20 * size)
 
 
 def _read_npy(path: _Path, name: str, stream: Any, size: int) -> np.ndarray:
@@ -352,7 +362,8 @@ def read_idx(path: _Path, md5: str | None = None) -> np.ndarray:
         packed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
         try:
-            content = _read_idx(path, gzip.GzipFile(fileobj=raw) if packed else raw)
+            most = _unfolded(os.fstat(raw.fileno()).st_size) if packed else sys.maxsize
+            content = _read_idx(path, gzip.GzipFile(fileobj=raw) if packed else raw, most)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise CheckpointError(path, f"truncated or altered: its gzip data are damaged ({error})") from error
     dims = content[3]
@@ -364,8 +375,8 @@ def read_idx(path: _Path, md5: str | None = None) -> np.ndarray:
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
-def _read_idx(path: _Path, stream: Any) -> bytearray:
-    """Header and data, checked. Read in pieces, so that a lie about the size costs no memory."""
+def _read_idx(path: _Path, stream: Any, most: int) -> bytearray:
+    """Header and data, checked: `most` bytes at most, and in pieces, so that a lie about the size costs no memory."""
     content = bytearray(stream.read(4))
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _IDX or not 1 <= content[3] <= MAX_DIMS:
         begins = bytes(content).hex(" ") or "nothing"
@@ -376,8 +387,11 @@ def _read_idx(path: _Path, stream: Any) -> bytearray:
         raise CheckpointError(path, f"truncated: its header ends before its {dims} dimensions")
     shape = struct.unpack(f">{dims}I", content[4:])
     needed = len(content) + math.prod(shape) * np.dtype(_IDX[content[2]]).itemsize
-    while len(content) <= needed and (chunk := stream.read(min(1 << 20, needed + 1 - len(content)))):
+    limit = min(needed, most)
+    while len(content) <= limit and (chunk := stream.read(min(1 << 20, limit + 1 - len(content)))):
         content += chunk
+    if len(content) > most:
+        raise CheckpointError(path, f"it unfolds into more than {most:,} bytes, of {needed:,}: a bomb, refused")
     if len(content) != needed:
         there = f"only {len(content):,} are there" if len(content) < needed else "more follow"
         kind = "truncated" if len(content) < needed else "altered"
@@ -390,21 +404,21 @@ def _read_idx(path: _Path, stream: Any) -> bytearray:
 
 def write_json(path: _Path, value: Any) -> None:
     """Write `value` as JSON, atomically. NumPy numbers and arrays become plain ones; NaN and infinity become null."""
-    text = json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(plain(value), indent=2, allow_nan=False, ensure_ascii=False)
     with atomic_write(path) as file:
         file.write(text.encode("utf-8") + b"\n")
 
 
 def write_jsonl(path: _Path, records: Sequence[Mapping[str, Any]]) -> None:
     """Write one line of JSON per record, atomically."""
-    lines = [json.dumps(_plain(record), allow_nan=False, ensure_ascii=False) for record in records]
+    lines = [json.dumps(plain(record), allow_nan=False, ensure_ascii=False) for record in records]
     with atomic_write(path) as file:
         file.write("".join(line + "\n" for line in lines).encode("utf-8"))
 
 
 def append_jsonl(path: _Path, record: Mapping[str, Any]) -> None:
     """Append one record to a file of JSON lines. A last line that a killed writer left half-done is dropped first."""
-    line = json.dumps(_plain(record), allow_nan=False, ensure_ascii=False).encode("utf-8") + b"\n"
+    line = json.dumps(plain(record), allow_nan=False, ensure_ascii=False).encode("utf-8") + b"\n"
     try:
         with open(path, "a+b", buffering=0) as file:
             end = file.seek(0, os.SEEK_END)
@@ -452,14 +466,14 @@ def _record(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """`value` in JSON's own types, which have no NaN and no infinity."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return os.fspath(value) if isinstance(value, os.PathLike) else value

@@ -516,14 +516,32 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path, suffix):
     assert len(seen) > 1, "no writer got as far as writing: the test tested nothing"
 
 
+def test_many_names_of_which_one_is_there_twice(tmp_path):
+    """In time that grows with their number: by comparing each with all it took 22 s."""
+    header = "{" + ",".join(f'"a{i}":0' for i in [*range(40_000), 39_999]) + "}"
+    (tmp_path / "f.safetensors").write_bytes(struct.pack("<Q", len(header)) + header.encode())
+    started = time.monotonic()
+    with pytest.raises(CheckpointError, match="the name 'a39999' appears twice"):
+        read_arrays(tmp_path / "f.safetensors")
+    assert time.monotonic() - started < 5
+
+
+def test_an_idx_file_that_unfolds_without_end(tmp_path):
+    n = 80 << 20
+    (tmp_path / "f.gz").write_bytes(gzip.compress(b"\0\0\x08\x01" + struct.pack(">I", n) + bytes(n), 1))
+    with pytest.raises(CheckpointError, match="unfolds into more than 67,108,864 bytes.*a bomb"):
+        read_idx(tmp_path / "f.gz")
+
+
 def test_what_killed_writers_left_is_swept_up_and_nothing_else(tmp_path):
-    old, new, other = tmp_path / ".f.aa.tmp", tmp_path / ".f.bb.tmp", tmp_path / ".g.aa.tmp"
-    for path in (old, new, other):
-        path.write_bytes(b"half")
-    for path in (old, other):
-        os.utime(path, (1, 1))
+    """Of other files too: every checkpoint of a training has another name."""
+    names = [f".{file}.{12 * digit}.tmp" for file in ("f", "step-1.safetensors") for digit in "ab"]
+    for name in (*names, ".g.aa.tmp"):
+        (tmp_path / name).write_bytes(b"half")
+        if "b" not in name:  # old
+            os.utime(tmp_path / name, (1, 1))
     write_json(tmp_path / "f", 1)
-    assert sorted(os.listdir(tmp_path)) == [".f.bb.tmp", ".g.aa.tmp", "f"]
+    assert sorted(os.listdir(tmp_path)) == [names[1], ".g.aa.tmp", names[3], "f"]
 
 
 def test_where_nothing_can_be_written_the_error_names_the_place(tmp_path):

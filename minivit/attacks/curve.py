@@ -7,6 +7,7 @@ Carlini and Wagner, "Obfuscated gradients give a false sense of security", ICML 
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -86,8 +87,8 @@ def robust_accuracy(
         model: a callable from images to logits.
         dataset: a `Dataset`, or a pair (images, labels).
         attack: a name (`names()`), or a function called as attack(model, x, y, eps=..., norm=..., bounds=..., seed=...,
-            batch_size=..., index=..., **options) with those of these keywords that it takes; what it returns has
-            `.success`, (n,) bools.
+            batch_size=..., index=..., **options) with those of these keywords that it takes, and that a functools.partial
+            has not bound; what it returns has `.success`, (n,) bools.
         eps: one or more radii, in any order.
         norm, bounds, seed, batch_size: as in `pgd`. Image i of the data set draws from (seed, i).
         limit: use the first `limit` images only.
@@ -122,6 +123,9 @@ def robust_accuracy(
     shared = {"norm": norm, "bounds": bounds, "seed": seed, "batch_size": batch_size}
     takes = inspect.signature(attack).parameters
     anything = any(p.kind is p.VAR_KEYWORD for p in takes.values())
+    bound = attack.keywords if isinstance(attack, functools.partial) else {}
+    if "eps" in bound:
+        raise ValueError("attack: eps is bound in it; leave it to robust_accuracy, which tries each of its own")
 
     smallest = np.full(len(y), np.inf)
     with evaluating(model):
@@ -132,7 +136,7 @@ def robust_accuracy(
         standing = np.flatnonzero(np.isinf(smallest))
         if standing.size == 0:
             break
-        keywords = {k: v for k, v in {**shared, "index": standing}.items() if anything or k in takes}
+        keywords = {k: v for k, v in {**shared, "index": standing}.items() if (anything or k in takes) and k not in bound}
         result = attack(model, x[standing], given.y[standing], eps=float(radius), **keywords, **options)
         smallest[standing[to_numpy(result.success)]] = radius
     accuracy = np.array([(smallest > radius).mean() for radius in radii])

@@ -31,6 +31,7 @@ NORMS = ("linf", "l2", "l1")
 
 def distance(x_adv: Any, x: Any, norm: str) -> Any:
     """||x_adv - x|| of each image: (n, ...), (n, ...) -> (n,), summed in float64."""
+    _check_norm(norm)
     xp = array_module(x)
     delta = xp.abs(_rows(x_adv) - _rows(x))  # (n, d)
     if delta.size == 0:
@@ -40,6 +41,11 @@ def distance(x_adv: Any, x: Any, norm: str) -> Any:
     if norm == "l2":
         return _length(delta)
     return delta.sum(axis=1, dtype="float64")
+
+
+def _check_norm(norm: Any) -> None:
+    if norm not in NORMS:
+        raise ValueError(f"norm: got {norm!r}, expected one of {', '.join(map(repr, NORMS))}")
 
 
 def diameter(d: int, norm: str, bounds: tuple[float, float]) -> float:
@@ -70,6 +76,7 @@ def steepest(g: Any, x: Any, size: float, eps: float, norm: str, bounds: tuple[f
         size: the length of the step, in `norm`.
         eps: the radius of the ball that the whole attack may use; for l1 only.
     """
+    _check_norm(norm)
     xp = array_module(g)
     if norm == "linf":
         return size * xp.sign(g)
@@ -114,7 +121,19 @@ def project(z: Any, x: Any, eps: float, norm: str = "linf", bounds: tuple[float,
 
     Returns:
         An array like x; exact but for rounding (in float64 to about 1e-15).
+
+    Raises:
+        TypeError: if x or z are not arrays of floats: those of bytes would wrap around.
+        ValueError: for another norm, for an eps that is no radius, or if z has another shape than x.
     """
+    _check_norm(norm)
+    for name, array in (("z", z), ("x", x)):
+        if getattr(getattr(array, "dtype", None), "kind", "") != "f":
+            raise TypeError(f"{name}: expected an array of floats, got {getattr(array, 'dtype', type(array).__name__)}")
+    if z.shape != x.shape:
+        raise ValueError(f"z: got shape {z.shape}, expected that of x, {x.shape}")
+    if not 0 <= eps < math.inf:
+        raise ValueError(f"eps: expected a radius, 0 or more, got {eps!r}")
     xp = array_module(z, x)
     lo, hi = bounds
     if norm == "linf":
@@ -201,6 +220,7 @@ def random_start(x: Any, eps: float, norm: str, seed: int, restart: int, index: 
     Args:
         index: (n,) integers on the host.
     """
+    _check_norm(norm)
     d = math.prod(x.shape[1:])
     place = (seed, f"attack start {norm}", restart, index)
     if norm == "linf":

@@ -120,6 +120,8 @@ def labels(name: str, y: Any, x_shape: tuple[int, ...]) -> np.ndarray:
         raise TypeError(f"{name}: labels must be integers, got {y.dtype}; use {name}.astype('int64')")
     if n and y.min() < 0:
         raise ValueError(f"{name}: labels must be 0, 1, ..., got {y.min()} for image {y.argmin()}")
+    if n and y.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{name}: labels must be 0, 1, ..., got {y.max()} for image {y.argmax()}")
     return y.astype(np.int64)
 
 

@@ -45,6 +45,8 @@ def add_data(command: argparse.ArgumentParser) -> None:
     command.add_argument("--data", default="digits", metavar="NAME",
                          help="digits, mnist, fashion_mnist, or a folder of images (default digits)")  # fmt: skip
     command.add_argument("--data-dir", metavar="DIR", help="where the files of mnist and fashion_mnist are ($MINIVIT_DATA)")
+    command.add_argument("--image-size", type=sides, metavar="H,W",
+                         help="resize the images of a folder to so many pixels, 32 or 32,48 (default: none)")  # fmt: skip
 
 
 def add_device(command: argparse.ArgumentParser) -> None:
@@ -116,8 +118,30 @@ def shape(text: str) -> tuple[int, ...]:
     return lengths
 
 
-def arguments_of(run_dir: Path, command: str) -> dict[str, Any]:
-    """The arguments that a run was started with, from its config.json: for --resume."""
+def sides(text: str) -> list[int]:
+    """A type of argument: height and width in pixels, `32,48`, or one number for both."""
+    lengths = list(shape(text))
+    if len(lengths) not in (1, 2) or min(lengths) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of pixels, or two with a comma between, got {text!r}")
+    return [lengths[0], lengths[-1]]
+
+
+def given_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `arguments_of` gives back: the words of a command as plain data, its paths from the root."""
+    import minivit as mv
+
+    given = {name: value for name, value in vars(arguments).items() if name not in ("run", "traceback", "resume")}
+    for name in ("data_dir", "model", "data"):
+        if given.get(name) and given[name] not in mv.data.names() and Path(given[name]).exists():
+            given[name] = str(Path(given[name]).resolve())
+    return given
+
+
+def arguments_of(run_dir: Path, command: str, now: argparse.Namespace) -> dict[str, Any]:
+    """The arguments that a run was started with, from its config.json: for --resume.
+
+    Of those given now only the device counts. Another setting than the run's is refused, since it would do nothing.
+    """
     path = run_dir / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"--resume: {run_dir} holds no run: there is no config.json in it")
@@ -128,7 +152,15 @@ def arguments_of(run_dir: Path, command: str) -> dict[str, Any]:
             raise KeyError(command)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"--resume: {path} was not written by `minivit {command}`") from None
-    return dict(given)
+    defaults = vars(parser().parse_args([command]))
+    asked = {name: value for name, value in given_arguments(now).items() if value != defaults[name]}
+    for name, value in asked.items():
+        if name in ("device", "tf32"):
+            continue
+        if name not in given or given[name] != value:
+            raise ValueError(f"--{name.replace('_', '-')}: --resume goes on with the settings of the run, where it was "
+                             f"{given.get(name)!r} and not {value!r}; leave it out, or begin a new run")
+    return {**given, **{name: asked[name] for name in ("device", "tf32") if name in asked}}
 
 
 def new_run_dir(asked: str | None, name: str) -> Path:
@@ -147,7 +179,11 @@ def load_data(arguments: argparse.Namespace) -> tuple[Any, Any]:
     """(train, test) as --data and --data-dir say."""
     import minivit as mv
 
-    return mv.data.load(arguments.data, root=arguments.data_dir)
+    size = getattr(arguments, "image_size", None)  # a run of an earlier version, gone on with, does not say
+    try:
+        return mv.data.load(arguments.data, root=arguments.data_dir, image_size=None if size is None else tuple(size))
+    except ValueError as error:
+        raise ValueError(str(error).replace("pass image_size=(height, width)", "give --image-size H,W")) from None
 
 
 def check_fits(model: Any, dataset: Any) -> None:

@@ -96,11 +96,18 @@ def attack(arguments: argparse.Namespace) -> None:
     options = {name: getattr(arguments, name) for name in ("steps", "restarts") if getattr(arguments, name) is not None}
     if options and arguments.attack == "fgsm":
         raise ValueError(f"--{next(iter(options))}: FGSM takes one step; it belongs to --attack pgd")
-    curve = mv.attacks.robust_accuracy(
-        model, test, arguments.attack, arguments.eps, arguments.norm, seed=arguments.seed, limit=arguments.limit, **options
-    )
+    def attacked(limit: int | None) -> Any:
+        return mv.attacks.robust_accuracy(
+            model, test, arguments.attack, arguments.eps, arguments.norm, seed=arguments.seed, limit=limit, **options
+        )
+
+    attacked(1)  # whatever it refuses, it refuses now
     run_dir = new_run_dir(arguments.run_dir, arguments.attack)
+    for name in ("attack.json", "robust_accuracy.png", "adversarial.png"):  # before the work, not after it
+        if (run_dir / name).exists():
+            raise FileExistsError(f"--run-dir: {run_dir / name} is there already; choose another folder")
     run_dir.mkdir(parents=True, exist_ok=True)
+    curve = attacked(arguments.limit)
     print(curve)
     record = {
         "model": str(arguments.model), "data": arguments.data, "attack": arguments.attack, "norm": arguments.norm,

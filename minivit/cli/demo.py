@@ -42,7 +42,7 @@ def add_commands(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     run_dir = Path(arguments.resume) if arguments.resume else new_run_dir(arguments.run_dir, "demo")
     if arguments.resume:
-        arguments = argparse.Namespace(**{**vars(arguments), **arguments_of(run_dir, "demo")})
+        arguments = argparse.Namespace(**{**vars(arguments), **arguments_of(run_dir, "demo", arguments)})
     elif (run_dir / "config.json").exists():
         raise FileExistsError(f"--run-dir: {run_dir} already holds a run; go on with --resume {run_dir}, or choose another")
     try:
@@ -102,7 +102,7 @@ def _demonstrate(arguments: argparse.Namespace, run_dir: Path) -> int:
 
     print("3. attacks")
     columns, rows = _table(models, test, eps, eps_l2, seed)
-    radii = np.linspace(0, 2 * eps, 7).tolist()
+    radii = np.linspace(0, min(2 * eps, 1.0), 7).tolist()
     curves = {name: mv.attacks.robust_accuracy(m, test, "pgd", radii, seed=seed, steps=20) for name, m in models.items()}
 
     print("4. pictures")

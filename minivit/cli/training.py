@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from minivit.cli.arguments import (
     add_device,
     add_seed,
     arguments_of,
+    given_arguments,
     load_data,
     new_run_dir,
     place,
@@ -72,14 +74,16 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.resume is not None:
         run_dir = Path(arguments.resume)
-        arguments = argparse.Namespace(**{**arguments_of(run_dir, "train"), "traceback": arguments.traceback})
+        arguments = argparse.Namespace(**{**arguments_of(run_dir, "train", arguments), "traceback": arguments.traceback})
         resume: Path | None = run_dir
     else:
         run_dir, resume = new_run_dir(arguments.run_dir, Path(arguments.data).name), None
 
     train, test = load_data(arguments)
     preset = PRESETS.get(arguments.data, PRESETS["mnist"])
-    if arguments.model is not None:
+    if arguments.model is not None and resume is not None:  # its weights do not matter any more, and it may be gone
+        model = mv.models.ViT(**json.loads((run_dir / "config.json").read_text(encoding="utf-8"))["model"]["config"])
+    elif arguments.model is not None:
         changed = [name for name in MODEL_OPTIONS if getattr(arguments, name) is not None]
         if changed:
             raise ValueError(f"--model brings its own shape; leave out --{changed[0].replace('_', '-')}")
@@ -100,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
         history = mv.train.fit(
             model, train, test, seed=arguments.seed,
             run_dir=None if resume else run_dir, resume=resume,
-            about={"arguments": {k: v for k, v in vars(arguments).items() if k not in ("run", "traceback")}},
+            about={"arguments": given_arguments(arguments)},
             how_to_resume=how_to_resume, **{name: value for name, value in fit_options.items() if value is not None},
         )  # fmt: skip
     except FileExistsError:

@@ -38,12 +38,16 @@ def load_folder(
         parts = [root]
     classes = _folders(parts[0])
     files = [[(path, label) for label, name in enumerate(classes) for path in _files(part / name)] for part in parts]
+    learned = {label for _, label in files[0]}
     for part, found in zip(parts, files):
         unknown = sorted(set(_folders(part)) - set(classes))
         if unknown:
             raise ValueError(f"{part}: the class {unknown[0]!r} is not among those of {parts[0]}: {', '.join(classes)}")
         if not found:
             raise ValueError(f"{part}: no images; each class is a subfolder with {', '.join(SUFFIXES)} files")
+        for path, label in found:
+            if label not in learned:
+                raise ValueError(f"{path}: there are no images of its class {classes[label]!r} in {parts[0]} to learn from")
     pixels = [[_pixels(path, size) for path, _ in found] for found in files]
     gray = all(image.shape[2] == 1 for group in pixels for image in group)
     first, shape = files[0][0][0], pixels[0][0].shape[:2]
@@ -57,6 +61,8 @@ def load_folder(
             np.divide(image, np.float32(255), out=images[i])  # a gray image among color ones broadcasts over C
         sets.append(Dataset(images, [label for _, label in found], classes))
     if len(sets) == 1:
+        if len(sets[0]) < 3:
+            raise ValueError(f"{root}: {len(sets[0])} images are too few to keep a fifth of them for testing")
         return sets[0].split(0.2, seed=0)
     return sets[0], sets[1]
 

@@ -28,7 +28,7 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from minivit.attacks import norms, pgd
+from minivit.attacks import norms, pgd, validate
 from minivit.attacks.pgd import step as pgd_step
 from minivit.attacks.victim import checked_together
 from minivit.autograd import Tensor, ops
@@ -58,6 +58,21 @@ class AdversarialCrossEntropy:
     label_smoothing: float = 0.0
     bounds: tuple[float, float] = (0, 1)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses what no attack could be made of; what depends on the images, `adversarial_train` looks at."""
+        validate.choice("norm", self.norm, norms.NORMS)
+        validate.count("steps", self.steps)
+        validate.count("eps_warmup", self.eps_warmup, least=0)
+        lo, hi = self.bounds
+        if not 0 <= validate.real("eps", self.eps) <= (hi - lo if self.norm == "linf" else math.inf):
+            most = f" to {hi - lo:g}, the range of a pixel" if self.norm == "linf" else ""
+            raise ValueError(f"eps: expected a radius from 0{most}, got {self.eps:g}")
+        if self.step_size is not None and validate.real("step_size", self.step_size) <= 0:
+            raise ValueError(f"step_size: expected a number above 0, got {self.step_size!r}")
+        for name in ("natural_weight", "label_smoothing"):
+            if not 0 <= validate.real(name, getattr(self, name)) < 1:
+                raise ValueError(f"{name}: expected a number in [0, 1), got {getattr(self, name)!r}")
 
     def __call__(
         self, model: Any, images: Any, labels: np.ndarray, indices: np.ndarray, step: int

@@ -55,7 +55,7 @@ def load(path: str | os.PathLike[str]) -> ViT:
         config = ViTConfig.from_options({k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
         _check_size(config, sum(a.size for a in arrays.values()))
         model = ViT(config, seed=None)
-    except (TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise CheckpointError(path, f"its settings make no model: {error}") from error
     if any(a.dtype == np.float64 for a in arrays.values()):
         model.to(dtype="float64")

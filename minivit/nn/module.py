@@ -271,14 +271,19 @@ class RandomModule(Module):
             step = self.step
         if mode.drawn is not None:
             mode.drawn.append(step)
-        if self.layer is None:
-            outermost = mode.outermost or self
-            self.layer, outermost.unnumbered = _APART * outermost.unnumbered, outermost.unnumbered + 1
+        self.number(mode.outermost or self)
+        assert self.layer is not None
         return self.layer, step
+
+    def number(self, outermost: Any) -> None:
+        """Gives it the next number of those in the outermost module, if it has none."""
+        if self.layer is None:
+            self.layer, outermost.unnumbered = _APART * outermost.unnumbered, outermost.unnumbered + 1
 
 
 def set_step(model: Any, step: int) -> None:
     """Tells every random layer of a model which step of training comes next (the loop does, so that it can resume)."""
-    for module in model.modules() if isinstance(model, Module) else ():
+    for module in list(model.modules()) if isinstance(model, Module) else ():
         if isinstance(module, RandomModule):
             module.step = step
+            module.number(model)  # here all do, so that one that begins to draw later has the same number after a resume

@@ -39,12 +39,16 @@ def evaluate(model: Callable[..., Any], dataset: Dataset, batch_size: int = 256)
     Raises:
         TypeError: if `dataset` is not a Dataset.
         ValueError: if it is empty, or has labels that the model has no logits for.
+        FloatingPointError: if logits are NaN or +infinity, of which none is the highest.
     """
     if not isinstance(dataset, Dataset):
         raise TypeError(f"dataset: expected a Dataset, got {type(dataset).__name__}; mv.data.Dataset(images, labels)")
     if len(dataset) == 0:
         raise ValueError("dataset: it has no images, there is nothing to evaluate")
     logits = predict(model, dataset.images, batch_size)
+    bad = int(np.sum(~(logits < np.inf).all(axis=1)))
+    if bad:
+        raise FloatingPointError(f"model: its logits are NaN or infinite for {bad} of {len(dataset)} images")
     losses = ops.cross_entropy(logits.astype(np.float64), dataset.labels, reduction="none")
     return {"accuracy": float(np.mean(logits.argmax(axis=1) == dataset.labels)), "loss": float(np.mean(losses))}
 

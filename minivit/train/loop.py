@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 import os
 import signal
 import threading
@@ -124,7 +125,8 @@ def fit(
 
     Raises:
         TypeError, ValueError: for arguments or data that do not fit each other, before the first step.
-        FloatingPointError: when the loss is no longer finite, naming the place; the model keeps the last finite weights.
+        FloatingPointError: when the loss or the weights are no longer finite, naming the place; the model keeps the last
+            finite weights.
         OSError: when the disk fails; the last good checkpoint stays.
         TrainingInterrupted: after Ctrl-C, when the step is finished and saved. A second Ctrl-C stops at once.
     """
@@ -136,6 +138,7 @@ def fit(
         optimizer, warmup, clip_norm, shift, validation, keep, precision, objective, label_smoothing, checkpoint_every
     )
     _check_data(model, train, test, shift)
+    learned_from, held_back = _divided(train, validation, seed)
     objective = objective or CrossEntropy(label_smoothing)
     settings = {
         "epochs": natural("epochs", epochs, least=1), "seed": natural("seed", seed),
@@ -152,16 +155,9 @@ def fit(
         data = {"train": describe_data(train), "test": describe_data(test)}
         config = {"training": settings, "model": describe_model(model), "data": data, "about": dict(about or {})}
         run = Run(run_dir, config, resume=resume is not None)
-        saved = run.load() if resume is not None else None
-        if saved is not None:
-            now.restore(*saved)
-        else:
+        if resume is None or not run.restore(now.restore):
             _save(run, now)  # proves that it can be done, before any work is done
-
-    held_back = None
-    if validation:
-        train, held_back = train.split(validation, seed)
-    steps_per_epoch = math.ceil(len(train) / batch_size)
+    steps_per_epoch = math.ceil(len(learned_from) / batch_size)
     total = epochs * steps_per_epoch
     bar = Progress(total, now.step, epochs, progress)
     last_save = time.monotonic()
@@ -170,7 +166,7 @@ def fit(
         with _ctrl_c_waits() as interrupted:
             while now.step < total:
                 epoch, done = divmod(now.step, steps_per_epoch)
-                for images, labels, indices in islice(batches(train, batch_size, seed, epoch), done, None):
+                for images, labels, indices in islice(batches(learned_from, batch_size, seed, epoch), done, None):
                     started = time.perf_counter()
                     opt.lr = warmup_cosine(now.step, steps=total, warmup=round(warmup * total), peak=lr)
                     if shift:
@@ -191,12 +187,15 @@ def fit(
                         if run is not None:
                             _save(run, now)
                         raise TrainingInterrupted(_farewell(now, epoch, total, run, how_to_resume))
+            now.refuse_infinite()
             if run is not None:
                 _save(run, now)
             now.settle(keep)
             if run is not None:
                 with _disk_errors_explained(run):
                     run.save_model(model)
+            if interrupted.is_set():  # too late for this training, but not for whatever was to come after it
+                raise TrainingInterrupted(_farewell(now, epochs - 1, total, run, how_to_resume))
     finally:
         bar.close()
         opt.zero_grad()
@@ -251,14 +250,8 @@ def _diagnosis(now: _Training, epoch: int, loss: float, norm: float, again: Call
         where = "computed again, no operation made a NaN of finite numbers: they grew beyond what the dtype holds"
     except (FloatingPointError, ValueError) as error:
         where = f"computed again: {error}"
-    params = now.optimizer.params
-    if not all(bool(array_module(p.data).isfinite(p.data).all()) for p in params):
-        for p, values in zip(params, now.before):
-            p.assign_(values)
-    return (
-        f"epoch {epoch + 1}, step {now.step + 1}: {what}. {where}. The model has its last finite weights, and the last "
-        f"checkpoint of a run stays. A smaller lr (now {now.optimizer.lr:.3g}), a longer warmup or clip_norm=1.0 may help"
-    )
+    now.mend()
+    return f"epoch {epoch + 1}, step {now.step + 1}: {what}. {where}. {now.advice()}"
 
 
 def _finish_epoch(
@@ -307,6 +300,24 @@ class _Training:
     def images_per_second(self) -> float:
         return self.sums["seen"] / max(self.sums["seconds"], 1e-9)
 
+    def mend(self) -> bool:
+        """Brings the weights back to what they were a step ago, if they are not finite; was there need?"""
+        params = self.optimizer.params
+        if all(bool(array_module(p.data).isfinite(p.data).all()) for p in params):
+            return False
+        for p, values in zip(params, self.before):
+            p.assign_(values)
+        return True
+
+    def advice(self) -> str:
+        return ("The model has its last finite weights, and the last checkpoint of a run stays. A smaller lr (now "
+                f"{self.optimizer.lr:.3g}), a longer warmup or clip_norm=1.0 may help")  # fmt: skip
+
+    def refuse_infinite(self) -> None:
+        """Before anything is kept."""
+        if self.mend():
+            raise FloatingPointError(f"step {self.step}: it made the weights infinite or NaN. {self.advice()}")
+
     def settle(self, keep: str) -> None:
         """The weights that remain when training is over."""
         if keep == "best" and self.best is not None:
@@ -331,6 +342,9 @@ class _Training:
         def part(name: str) -> dict[str, np.ndarray]:
             return {key.split("/", 1)[1]: array for key, array in arrays.items() if key.startswith(f"{name}/")}
 
+        sums = {name: state["sums"][name] for name in self.sums}
+        step, best_accuracy = operator.index(state["step"]), state["best_accuracy"]
+        float(sum(sums.values()) + best_accuracy)  # numbers, all of them, or this raises before anything is changed
         self.model.load_state_dict(part("model"))
         self.optimizer.load_state_dict(part("optimizer"))
         if self.ema is not None:
@@ -338,12 +352,13 @@ class _Training:
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
         self.best = part("best") or None
-        self.step, self.sums, self.best_accuracy = state["step"], state["sums"], state["best_accuracy"]
+        self.step, self.sums, self.best_accuracy = step, sums, best_accuracy
         self.history = History(state["history"])
         self.before = [p.data for p in self.optimizer.params]
 
 
 def _save(run: Run, now: _Training) -> None:
+    now.refuse_infinite()
     with _disk_errors_explained(run):
         run.save(*now.snapshot())
 
@@ -385,6 +400,10 @@ def _ctrl_c_waits() -> Iterator[threading.Event]:
 
 
 def _farewell(now: _Training, epoch: int, total: int, run: Run | None, how_to_resume: str | None) -> str:
+    if now.step == total:
+        saved = ", and they are saved" if run is not None else ""
+        goes_on = f". To go on: {how_to_resume}" if how_to_resume else ""
+        return f"stopped when training was finished; the model has its last weights{saved}{goes_on}"
     done = f"stopped in epoch {epoch + 1}, after step {now.step} of {total}; the model has the weights of that step"
     if run is None:
         return f"{done}. Nothing is on disk: give fit a run_dir to be able to go on"
@@ -419,6 +438,16 @@ def _check_settings(
     if not checkpoint_every >= 0:
         raise ValueError(f"checkpoint_every: expected seconds, 0 or more, got {checkpoint_every!r}")
     natural("shift", shift)
+
+
+def _divided(train: Dataset, validation: float, seed: int) -> tuple[Dataset, Dataset | None]:
+    """(what is learned from, what is held back)"""
+    if not validation:
+        return train, None
+    try:
+        return train.split(validation, seed)
+    except ValueError:
+        raise ValueError(f"validation: {validation} of {len(train)} images leaves one of the two parts without any") from None
 
 
 def _check_data(model: Module, train: Dataset, test: Dataset | None, shift: int) -> None:

@@ -18,6 +18,7 @@ import json
 import os
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import numpy as np
 
 from minivit import __version__
 from minivit.data.dataset import Dataset
-from minivit.io import CheckpointError, append_jsonl, atomic_write, read_arrays, write_arrays, write_json
+from minivit.io import CheckpointError, append_jsonl, atomic_write, plain, read_arrays, write_arrays, write_json
 from minivit.nn.module import Module, RandomModule
 
 FORMAT = "minivit-training-1"
@@ -73,28 +74,35 @@ class Run:
         for old in self._saved()[:-2]:
             old.unlink(missing_ok=True)
 
-    def load(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-        """The latest checkpoint that can be read, as (arrays, state); None if none was ever written.
+    def restore(self, restore: Callable[[dict[str, np.ndarray], dict[str, Any]], None]) -> bool:
+        """Calls restore(arrays, state) with the latest checkpoint that it can take; False if none was ever written.
 
         The lines of metrics.jsonl that were written after it are dropped: those epochs come again.
         """
-        found = None
         saved = self._saved()
+        if not saved and self.metrics.exists():
+            raise FileNotFoundError(f"resume: {self.checkpoints} holds no checkpoint to go on from, though {self.metrics.name} "
+                                    "says that there were some. Nothing was changed; begin anew in another folder")  # fmt: skip
         for path in reversed(saved):
             try:
                 arrays, metadata = read_arrays(path)
                 if metadata.get("format") != FORMAT:
                     raise CheckpointError(path, f"not a checkpoint of a training ({metadata.get('format')!r})")
-                found = arrays, json.loads(metadata["state"])
-                break
-            except (CheckpointError, KeyError, json.JSONDecodeError) as error:
+                try:
+                    state = json.loads(metadata["state"])
+                    rows = [json.dumps(dict(row), ensure_ascii=False) for row in state["history"]]
+                    restore(arrays, state)
+                except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+                    raise CheckpointError(path, f"nothing to go on from ({type(error).__name__}: {error})") from error
+            except CheckpointError as error:
                 if path == saved[0]:
                     raise
                 warnings.warn(f"{error}; going on from the checkpoint before", stacklevel=3)
-        rows = found[1]["history"] if found else []
-        with atomic_write(self.metrics) as file:
-            file.write(b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
-        return found
+                continue
+            with atomic_write(self.metrics) as file:
+                file.write("".join(row + "\n" for row in rows).encode())
+            return True
+        return False
 
     def latest(self) -> Path | None:
         """The latest checkpoint."""
@@ -119,14 +127,14 @@ class Run:
         if not path.is_file():
             raise FileNotFoundError(f"resume: {self.path} holds no run: there is no config.json in it")
         try:
-            before = _flat(json.loads(path.read_text(encoding="utf-8")))
+            before = _flat({k: v for k, v in json.loads(path.read_text(encoding="utf-8")).items() if k != "about"})
         except (ValueError, AttributeError) as error:
             raise CheckpointError(path, f"not the settings of a run: {error}") from error
-        now = _flat(json.loads(json.dumps(config, default=lambda value: value.tolist())))  # tuples become lists, ...
+        now = _flat(json.loads(json.dumps(plain({k: v for k, v in config.items() if k != "about"}))))  # as it was written
         different = [
             f"{name} was {before.get(name)!r} and is {now.get(name)!r} now"
             for name in sorted(before.keys() | now.keys())
-            if before.get(name) != now.get(name) and not name.startswith("about") and name != "minivit"
+            if before.get(name) != now.get(name) and name != "minivit"
         ]
         if different:
             raise ValueError(f"resume: {self.path} was begun with other settings: {'; '.join(different)}. Resume with the "

@@ -69,6 +69,9 @@ ITERATED = {
 }
 
 
+SHARED["labels beyond int64"] = ({"y": np.full(len(X), 2**63 + 1, np.uint64)}, ValueError, "y: .* got 9223372036854775809")
+
+
 def arguments(change):
     return {"model": MODEL, "x": X, "y": Y, "eps": 0.1, **change}
 

@@ -1,5 +1,6 @@
 """Robust accuracy against eps: its counts, its intervals, and what it hands to the attack."""
 
+import functools
 import inspect
 import math
 from types import SimpleNamespace
@@ -67,6 +68,20 @@ def test_an_attack_of_ones_own_gets_the_keywords_it_takes():
     (keywords,) = calls
     np.testing.assert_array_equal(keywords.pop("index"), [4, 5])
     assert keywords == {"norm": "l2", "bounds": (0, 2), "seed": 5, "batch_size": 7, "extra": 1}
+
+
+def test_what_a_partial_has_bound_stays():
+    seeds = []
+
+    def attack(model, x, y, *, eps, seed, **keywords):
+        seeds.append(seed)
+        return SimpleNamespace(success=np.zeros(len(x), bool))
+
+    for seed in (7, 8):
+        mv.attacks.robust_accuracy(MODEL, (X, Y), functools.partial(attack, seed=seed), 0.1)
+    assert seeds == [7, 8]
+    with pytest.raises(ValueError, match="attack: eps is bound in it"):
+        mv.attacks.robust_accuracy(MODEL, (X, Y), functools.partial(attack, eps=0.3), 0.1)
 
 
 def test_nothing_is_attacked_where_nothing_stands():

@@ -126,6 +126,27 @@ def test_projection_where_the_stopped_pixels_use_up_the_radius_to_the_last_bit()
     assert distance(p, x, "l2").max() <= 0.5 + 1e-14
 
 
+@pytest.mark.parametrize(("change", "error", "message"), [
+    ({"norm": "Linf"}, ValueError, "norm: got 'Linf', expected one of 'linf', 'l2', 'l1'"),
+    ({"eps": -0.1}, ValueError, "eps: expected a radius"), ({"eps": np.nan}, ValueError, "eps: expected a radius"),
+    ({"z": np.zeros((3, 4))}, ValueError, r"z: got shape \(3, 4\), expected that of x"),
+    ({"x": np.zeros((2, 4), np.uint8)}, TypeError, "x: expected an array of floats, got uint8"),  # 0 - 1 would be 255
+    ({"z": np.zeros((2, 4), int)}, TypeError, "z: expected an array of floats"),
+])
+def test_projection_on_nothing_that_is_meant(change, error, message):
+    with pytest.raises(error, match=message):
+        project(**{"z": np.zeros((2, 4)), "x": np.zeros((2, 4)), "eps": 0.1} | change)
+
+
+@pytest.mark.parametrize("call", [
+    lambda x: distance(x, x, "L2"), lambda x: steepest(x, x, 0.1, 0.1, "max", (0, 1)),
+    lambda x: random_start(x, 0.1, 2, 0, 0, np.arange(2)),
+])
+def test_an_unknown_norm_is_none_of_the_three(call):
+    with pytest.raises(ValueError, match="norm: got .*, expected one of 'linf', 'l2', 'l1'"):
+        call(np.zeros((2, 4)))
+
+
 def test_projection_of_many_pixels_in_float32():
     """Sums over 150,000 pixels in float32 would be off by more than this."""
     rng = np.random.default_rng(0)

@@ -42,6 +42,13 @@ def test_what_looks_right_at_one_point_or_once_is_found(f, vjp, inputs, codes):
         assert caught.value.report.findings[0].code in codes, str(caught.value)
 
 
+def test_a_backward_that_does_not_look_at_its_arguments_is_told_so():
+    x = np.array([0.5, -1.2, 2.0])
+    with pytest.raises(mv.GradcheckError, match="right at the inputs given") as caught:
+        mv.gradcheck(lambda x: x * x, x, vjp=lambda g, _: 2 * g * x)
+    assert "values from outside, or of an earlier call" in caught.value.report.findings[0].message
+
+
 def test_an_operation_that_returns_the_same_array_each_time():
     out = np.empty(3)
     op = mv.op(lambda x: x * x)

@@ -182,7 +182,7 @@ HIDDEN = [
     ("small_beside_large", np.exp, lambda g, x: np.where(x > 10, g * np.exp(x), 0), [np.array([25, 0.3, -1])], ["unexplained"]),
     ("one_of_a_large_scale", lambda x: x**3, lambda g, x: np.where(x > 10, 3 * g * x * x, g * x), [np.array([1e5, 1, 2, 3])],
      ["unexplained"]),
-    ("one_element_among_kinks", lambda x: np.maximum(x, 0), lambda g, x: g * (x > 0) * np.where(x == 0.1, 0.5, 1),
+    ("one_element_among_kinks", lambda x: np.maximum(x, 0), lambda g, x: g * (x > 0) * np.where(x == 0.1, 0.9, 1),
      [np.concatenate([np.zeros(400), [0.1, 0.2]])], ["unexplained"]),
     # right for one kind of cotangent, or if called once
     ("the_same_array", lambda x: x * x, the_same_array, [_outside], ["reused_result"]),

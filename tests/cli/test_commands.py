@@ -149,6 +149,56 @@ def test_resume_goes_on_with_the_same_settings(tmp_path):
     assert (stopped / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
+def test_resume_refuses_what_would_do_nothing(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main(["train", *TINY, "--seed", "3", "--run-dir", str(run)]) == 0
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.suffix != ".png"}
+    for words in (["--epochs", "50"], ["--lr", "1"], ["--data", "mnist"], ["--run-dir", "elsewhere"]):
+        capsys.readouterr()
+        assert main(["train", "--resume", str(run), *words]) == 2
+        assert f"{words[0]}: --resume goes on with the settings of the run" in capsys.readouterr().err
+    assert main(["train", "--resume", str(run), *TINY, "--seed", "3", "--device", "cpu"]) == 0  # the run's own
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_resume_does_without_the_model_that_a_run_began_from(tmp_path, model_file, monkeypatch):
+    first, run = tmp_path / "first", tmp_path / "run"
+    assert main(["train", *TINY, "--run-dir", str(first)]) == 0
+    (first / "model.safetensors").rename(tmp_path / "begin.safetensors")
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--model", "begin.safetensors", "--epochs", "1", "--run-dir", str(run)]) == 0
+    (tmp_path / "begin.safetensors").unlink()
+    assert main(["train", "--resume", str(run)]) == 0
+
+
+def test_an_attack_looks_at_its_folder_first(tmp_path, model_file, capsys, monkeypatch):
+    attacked = []
+    real = mv.attacks.robust_accuracy
+    monkeypatch.setattr(mv.attacks, "robust_accuracy", lambda *a, **k: attacked.append(k["limit"]) or real(*a, **k))
+    words = ["attack", "--model", str(model_file), "--eps", "0.1", "--steps", "1", "--limit", "9"]
+    (tmp_path / "file").write_text("")
+    assert main([*words, "--run-dir", str(tmp_path / "file" / "x")]) == 2
+    (tmp_path / "attack.json").write_text("mine")
+    assert main([*words, "--run-dir", str(tmp_path)]) == 2
+    assert "attack.json is there already" in capsys.readouterr().err
+    assert attacked == [1, 1]  # one image, to see whether the words make sense
+    assert (tmp_path / "attack.json").read_text() == "mine"
+
+
+def test_images_of_several_sizes_can_be_resized(tmp_path, capsys):
+    from PIL import Image
+
+    for k, side in enumerate((8, 8, 8, 8, 10)):
+        path = tmp_path / "photos" / "ab"[k % 2] / f"{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((side, side), 20 * k, np.uint8)).save(path)
+    words = ["train", *TINY, "--data", str(tmp_path / "photos")]
+    assert main([*words, "--run-dir", str(tmp_path / "run")]) == 2
+    assert "give --image-size H,W" in capsys.readouterr().err
+    assert main([*words, "--image-size", "8", "--run-dir", str(tmp_path / "run")]) == 0
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 0
+
+
 def test_gradcheck_of_own_and_of_a_file(tmp_path, capsys):
     assert main(["gradcheck", "softmax", "gelu", "--order", "2"]) == 0
     (tmp_path / "mine.py").write_text(
@@ -160,7 +210,7 @@ def test_gradcheck_of_own_and_of_a_file(tmp_path, capsys):
 
 def test_demo_in_small(tmp_path, capsys):
     run = tmp_path / "demo"
-    assert main(["demo", "--epochs", "1", "--adversarial-epochs", "1", "--run-dir", str(run)]) == 0
+    assert main(["demo", "--eps", "0.6", "--epochs", "1", "--adversarial-epochs", "1", "--run-dir", str(run)]) == 0
     out = capsys.readouterr().out
     assert {"natural.safetensors", "robust.safetensors", "metrics.jsonl", "config.json", "report.html"} <= {
         p.name for p in run.iterdir()

@@ -98,6 +98,15 @@ def test_folders_without_images_or_with_other_classes(photos, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty: no images"):
         data.load(tmp_path / "empty")
+    for path in (photos / "train" / "cat").iterdir():
+        path.unlink()
+    with pytest.raises(ValueError, match=r"test.cat.0\.png: there are no images of its class 'cat' in .*train to learn from"):
+        data.load(photos)
+    few = tmp_path / "few"
+    for i in range(2):
+        save(few / "a" / f"{i}.png", gray(i))
+    with pytest.raises(ValueError, match="few: 2 images are too few"):
+        data.load(few)
     save(photos / "test" / "eel" / "0.png", gray(1))
     with pytest.raises(ValueError, match="the class 'eel' is not among those of .*train: cat, dog"):
         data.load(photos)

@@ -170,6 +170,22 @@ def test_bad_arguments(data, options, message):
         adversarial_train(Linear(), data[0], **(QUIET | {"eps": 0.1} | options))
 
 
+@pytest.mark.parametrize(("options", "message"), [
+    ({"eps": -0.1}, "eps"), ({"eps": 8}, "the range of a pixel"), ({"norm": "Linf"}, "did you mean 'linf'"),
+    ({"steps": 0}, "steps"), ({"step_size": 0}, "step_size"), ({"natural_weight": -3.0}, "natural_weight"),
+    ({"label_smoothing": 1.5}, "label_smoothing"), ({"eps_warmup": -1}, "eps_warmup"),
+])
+def test_an_objective_that_makes_no_sense_is_not_made(options, message):
+    with pytest.raises(ValueError, match=message):
+        mv.defenses.AdversarialCrossEntropy(**{"eps": 0.1} | options)
+
+
+def test_what_is_refused_leaves_no_folder(data, tmp_path):
+    with pytest.raises(ValueError, match="label_smoothing"):
+        adversarial_train(Linear(), data[0], eps=0.1, label_smoothing=1.5, run_dir=tmp_path / "run", **QUIET)
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_is_no_model_or_no_data(data):
     with pytest.raises(TypeError, match="model"):
         adversarial_train(lambda x: x, data[0], eps=0.1)

@@ -226,6 +226,17 @@ def test_predict_and_evaluate(data):
         mv.train.evaluate(model, test.images)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_of_which_none_is_the_highest(data, value):
+    def model(images):
+        logits = np.zeros((len(images), 10), np.float32)
+        logits[1, 3] = value
+        return logits
+
+    with pytest.raises(FloatingPointError, match="NaN or infinite for 1 of 60 images"):
+        mv.train.evaluate(model, data[1])
+
+
 def test_predict_restores_modes_after_an_error(data):
     model = make_model()
     with pytest.raises(ValueError):

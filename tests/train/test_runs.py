@@ -228,6 +228,80 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(whole, data, tmp_
     assert all(np.array_equal(a, weights[name]) for name, a in model.state_dict().items())
 
 
+@pytest.mark.parametrize("state", [{}, [], {"step": 9}, {"step": "9"}, {"history": 7}, {"sums": {}}])
+def test_a_checkpoint_that_says_nonsense_gives_way_to_the_one_before(state, data, tmp_path):
+    model = make_model()
+    mv.train.fit(model, *data, run_dir=tmp_path, checkpoint_every=0, **OPTIONS)
+    last = max((tmp_path / "checkpoints").iterdir())
+    arrays, metadata = read_arrays(last)
+    before = json.loads(metadata["state"])
+    now = (before | state if "step" not in state else state) if isinstance(state, dict) and state else state
+    mv.io.write_arrays(last, arrays, metadata | {"state": json.dumps(now)})
+    again = make_model()
+    with pytest.warns(UserWarning, match="nothing to go on from.*the checkpoint before"):
+        mv.train.fit(again, *data, resume=tmp_path, **OPTIONS)
+    assert all(np.array_equal(a, model.state_dict()[name]) for name, a in again.state_dict().items())
+
+
+def test_a_run_without_its_checkpoints_is_not_begun_anew(data, tmp_path):
+    mv.train.fit(make_model(), *data, run_dir=tmp_path, **OPTIONS)
+    for path in (tmp_path / "checkpoints").iterdir():
+        path.unlink()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint to go on from.*Nothing was changed"):
+        mv.train.fit(make_model(), *data, resume=tmp_path, **OPTIONS)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_settings_are_compared_as_they_were_written(data, tmp_path):
+    options = OPTIONS | {"clip_norm": float("inf"), "about": {"where": Path("/x"), "most": float("inf")}}
+    mv.train.fit(make_model(), *data, run_dir=tmp_path, **options)
+    mv.train.fit(make_model(), *data, resume=tmp_path, **options)
+
+
+@pytest.mark.parametrize("options", [{"validation": 0.001}, {"keep": "best", "validation": 0.0}])
+def test_what_is_refused_leaves_no_folder(options, data, tmp_path):
+    with pytest.raises(ValueError, match="validation"):
+        mv.train.fit(make_model(), *data, run_dir=tmp_path / "run", **OPTIONS | options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_layer_that_begins_to_draw_late_draws_the_same_after_a_stop(data, tmp_path):
+    class Late(Linear):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = mv.nn.Dropout(0.3), mv.nn.Dropout(0.3)
+
+        def forward(self, images):
+            x = mv.ops.im2col(images, patch_size=8)[:, 0]
+            if self.training and self.second.step >= 4 * 1024:
+                x = self.first(x)
+            return self.second(self.head(x))
+
+    options = {"epochs": 2, "batch_size": 32, "progress": False, "checkpoint_every": 0}
+    whole = Late()
+    mv.train.fit(whole, data[0], objective=stopped_after(-1), **options)
+    with pytest.raises(Stop):
+        mv.train.fit(Late(), data[0], run_dir=tmp_path, objective=stopped_after(6), **options)
+    again = Late()
+    mv.train.fit(again, data[0], resume=tmp_path, objective=stopped_after(-1), **options)
+    np.testing.assert_array_equal(again.head.weight.data, whole.head.weight.data)
+
+
+def test_ctrl_c_too_late_for_a_step_is_not_forgotten(data, tmp_path):
+    """While the last epoch is measured: the training ends and is saved, but what was to come after it does not begin."""
+
+    class Interrupted(Linear):
+        def forward(self, images):
+            if len(images) == 60 and not self.training:  # the test set
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().forward(images)
+
+    with pytest.raises(mv.train.TrainingInterrupted, match="when training was finished.*saved. To go on: GO ON"):
+        mv.train.fit(Interrupted(), *data, epochs=1, run_dir=tmp_path, progress=False, how_to_resume="GO ON")
+    assert (tmp_path / "model.safetensors").exists()
+
+
 def test_a_folder_that_cannot_be_written_to(data, tmp_path):
     (tmp_path / "file").write_text("in the way")
     called = []
@@ -272,6 +346,19 @@ def test_a_nan_leaves_the_last_checkpoint(data, tmp_path):
     with pytest.raises(FloatingPointError, match="step 4.*log"):
         mv.train.fit(Linear(), data[0], epochs=2, objective=objective, run_dir=tmp_path, checkpoint_every=0, progress=False)
     assert max((tmp_path / "checkpoints").iterdir()).name == "step-000000003.safetensors"
+
+
+def test_a_step_that_makes_the_weights_infinite_is_not_kept(data, tmp_path):
+    options = {"lr": 1e39, "warmup": 0, "optimizer": "sgd", "weight_decay": 0, "progress": False, "checkpoint_every": 0}
+    with pytest.raises(FloatingPointError, match="step 1: it made the weights infinite"):
+        mv.train.fit(Linear(), data[0], epochs=2, batch_size=32, run_dir=tmp_path, **options)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000000.safetensors"]
+    for last_step_of_all in ({"batch_size": 200}, {"batch_size": 200, "run_dir": tmp_path / "other"}):
+        model = Linear()
+        with pytest.raises(FloatingPointError, match="step 1: it made the weights infinite"):
+            mv.train.fit(model, data[0], epochs=1, **options, **last_step_of_all)
+        assert np.isfinite(model.head.weight.data).all()
+    assert not (tmp_path / "other" / "model.safetensors").exists()
 
 
 def test_a_module_of_ones_own(data, tmp_path):
