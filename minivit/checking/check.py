@@ -361,12 +361,12 @@ def _findings(
         return faults
     if proven := overwritten(problem, g, judged, wrong):
         return [*proven, *faults]
-    points = [_point(problem, problem.inputs, y, g, analytic, judged, other)]
-    second = _second_point(problem, g, rng, rtol, limit, wrong, form.usable)
-    if second is not None:
-        points.append(second)
     certain = [f for f in faults if f.code in ("nondeterministic", "mutated_input", "overwritten", "reused_result")]
-    causes = _inside(problem, rtol, limit) or diagnose(points, wrong)
+    causes = _inside(problem, rtol, limit)
+    if not causes:
+        points = [_point(problem, problem.inputs, y, g, analytic, judged, other)]
+        second = _second_point(problem, g, rng, rtol, limit, wrong, form.usable)
+        causes = diagnose(points if second is None else [*points, second], wrong)
     rest = [f for f in faults if f not in certain]
     if any(f.code == "unexplained" for f in rest):  # not linear in g, which only a forgotten cotangent explains
         causes = [f for f in causes if f.code == "cotangent_ignored"]

@@ -135,7 +135,7 @@ class Judge:
     ) -> None:  # fmt: skip
         self.f, self.x, self.y, self.g, self.a, self.resolution, self.rng = f, x, y, g, a, resolution, rng
         self.precision = precision
-        self.least = float(np.max(np.abs(g), initial=0.0)) * magnitude  # size
+        self.least = float(np.max(np.abs(g), initial=0.0)) * magnitude  # that the size of any part of <g, f> is taken to have
 
     def elements(self, elements: Array, keep: bool) -> Judged:
         of = self.resolution
@@ -155,29 +155,32 @@ class Judge:
         if len(suspects) > _CLOSE_LOOKS:  # kinks may be what differs most, so first those that no kink explains
             worth = np.array([self._outside(float(a[k]), int(elements[k])) for k in suspects])
         order = suspects[np.argsort(-np.where(np.isfinite(worth), worth, np.inf), kind="stable")][:_CLOSE_LOOKS]
-        for k in order:
-            self._close_look(judged, int(k), float(np.nan_to_num(numeric.parts[k])), scale)
+        looked = set()
+        for k in order.tolist():
+            self._close_look(judged, k, float(np.nan_to_num(numeric.parts[k])), scale)
+            looked.add(k)
             if judged.wrong.sum() >= _ENOUGH:
                 break
-        looked = {*order.tolist()} if judged.wrong.sum() < _ENOUGH else {*judged.kinks, *judged.unsure}
         rest = [k for k in suspects.tolist() if k not in looked]
         if judged.wrong.sum() >= _ENOUGH:
             judged.wrong[[k for k in rest if error[k] > 10 * bar[k]]] = True
         judged.unseen = int(np.sum(~judged.wrong[rest]))
         return judged
 
-    def _outside(self, a: float, i: int) -> float:
-        """How far a is from lying between the slopes to the left and to the right."""
+    def _axis(self, i: int) -> Array:
         d = np.zeros(self.x.shape)
         d.flat[i] = 1.0
-        phi, h = Line(self.f, self.x, d, self.g), self.resolution.step
+        return d
+
+    def _outside(self, a: float, i: int) -> float:
+        """How far a is from lying between the slopes to the left and to the right."""
+        phi, h = Line(self.f, self.x, self._axis(i), self.g), self.resolution.step
         slopes = phi(h) / h, -phi(-h) / h
         return max(0.0, min(slopes) - a, a - max(slopes)) if math.isfinite(a) else math.inf
 
     def _close_look(self, judged: Judged, k: int, parts: float, scale: float) -> None:
         i, a = int(judged.elements[k]), float(judged.a[k])
-        d = np.zeros(self.x.shape)
-        d.flat[i] = 1.0
+        d = self._axis(i)
         g = self.g * reached(self.f, self.x, self.y, d)
         hidden = 8 * EPS * float(np.sum(np.abs((self.g - g) * self.y)))  # of a derivative, by the rounding of the other outputs
         noise = max(noise_of(self.f, self.x, g, d, self.precision), EPS * self.least, hidden * self.resolution.step)
