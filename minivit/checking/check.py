@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 from minivit.autograd.tensor import mode
 from minivit.checking.diagnosis import diagnose
 from minivit.checking.differences import EPS, STEP, complex_step, differences
+from minivit.checking.elsewhere import moved, other_kinds
 from minivit.checking.form import Form
 from minivit.checking.judging import Judged, judge_all, slope_through_all
 from minivit.checking.overwritten import changed_by_the_backward, overwritten
@@ -98,7 +99,7 @@ def _orders(problem: Problem, order: int, seed: int, rtol: float, max_elements: 
         limit = max(1, max_elements // 4 ** (k - 1))
         report, cause = _check(problem, y, g, rng, k, seed, rtol, limit)
         if report.verdict != "wrong":
-            report, cause = _elsewhere(problem, g, rng, k, seed, rtol, limit) or (report, cause)
+            report, cause = _elsewhere(problem, report.verdict, g, rng, k, seed, rtol, limit) or (report, cause)
         if report.verdict == "wrong":
             raise GradcheckError(report) from cause
         if report.verdict != "right":
@@ -128,7 +129,7 @@ def _problem(f: Any, inputs: tuple[Any, ...], vjp: Any, order: int) -> Problem:
         raise TypeError(f"vjp: is called as vjp(g, *inputs), with {len(inputs)} inputs, and cannot be: {error}") from None
     except ValueError:  # no signature to look at
         pass
-    return HandWritten(f, vjp, arguments)
+    return HandWritten(f, vjp, arguments).without_numbers(inputs)
 
 
 def _check_options(order: Any, seed: Any, rtol: Any, max_elements: Any) -> None:
@@ -155,6 +156,8 @@ def _check(
 ) -> tuple[Report, BaseException | None]:
     """The report on one order, and the exception of the backward, if it raised one."""
     report = Report("right", [], order, problem.name, seed)
+    if problem.held:
+        report.opinions.append(f"taken for constant, since the backward has no gradient of it: {', '.join(problem.held)}")
     form = problem.form(problem.inputs, g)
     faults = list(form.findings)
     if form.error is not None or any(f.code == "wrong_count" for f in faults):
@@ -192,38 +195,69 @@ def _check(
         _third_opinions(report, problem, y, g, analytic, judged)
         return report, None
     report.findings = _undecided(problem, judged, noise, rtol, analytic)
+    if form.unread:
+        names = ", ".join(f"input {i}" for i in form.unread)
+        report.findings.append(Finding("inconclusive", f"the backward returned a gradient of {names}, which is of integers, "
+                               "so that it was not looked at; give floats to have it checked",
+                               {"inputs": form.unread}))  # fmt: skip
     if report.findings:
         report.verdict = "inconclusive"
     return report, None
 
 
 def _elsewhere(
-    problem: Problem, g: Array, rng: np.random.Generator, order: int, seed: int, rtol: float, limit: int
+    problem: Problem, verdict: str, g: Array, rng: np.random.Generator, order: int, seed: int, rtol: float, limit: int
 ) -> tuple[Report, BaseException | None] | None:
-    """The report at inputs a little beside those given, if the gradient is wrong there: at x = 1 many a rule is right."""
-    before = problem.inputs
+    """The report at other inputs than those given, if the gradient is wrong there: at x = 1 many a rule is right.
+
+    A little beside them it is then wrong. At inputs of another kind, as signs that were not among those given, nobody said
+    that it should be right, so that is inconclusive.
+    """
+    options = (g, rng, order, seed, rtol, limit)
+    given = problem.gradient(problem.inputs, g)
+    for share in (0.2, 0.02, 0.001):  # f may bear small changes only
+        inputs = moved(problem.inputs, rng, share)
+        found = _at(problem, inputs, *options)
+        if found is not None:
+            break
+    if found is not None and found[0].verdict == "wrong":
+        report = found[0]
+        report.opinions.insert(0, "right at the inputs given; these are others, up to a fifth away, and there it is wrong")
+        there = problem.gradient(inputs, g)
+        if report.findings[0].code == "unexplained" and all(map(np.array_equal, given, there)):
+            report.findings[0] = Finding("unexplained", "the gradient is the same at other inputs, and the derivative is not: "
+                                         "does the backward use values from outside, or of an earlier call, instead of its "
+                                         "arguments?", report.findings[0].evidence)  # fmt: skip
+        return found
+    for what, inputs in other_kinds(problem.inputs, rng) if verdict == "right" and order == 1 else ():
+        found = _at(problem, inputs, *options)
+        if found is not None and found[0].verdict == "wrong":
+            report, cause = found[0], found[0].findings[0]
+            report.verdict = "inconclusive"
+            report.findings = [Finding("inconclusive", f"right at the inputs given, and wrong at {what} ({cause.code}: "
+                                       f"{cause.message}). Give inputs of every kind that is meant",
+                                       cause.evidence)]  # fmt: skip
+            return report, None
+    return None
+
+
+def _at(
+    problem: Problem, inputs: list[Array], g: Array, rng: np.random.Generator, order: int, seed: int, rtol: float, limit: int
+) -> tuple[Report, BaseException | None] | None:
+    """The report at these inputs; without a look at every element if they agree along a random direction. None if f or its
+    backward does not take them."""
+    before, problem.inputs = problem.inputs, inputs
     try:
-        given = problem.gradient(before, g)
-        problem.inputs = moved(before, rng)
         y = check_forward(problem)
         if y.shape != g.shape:
             return None
-        analytic = problem.gradient(problem.inputs, g)
-        if slope_through_all(problem, y, g, analytic, rng, rtol).agrees():
-            return None
-        report, cause = _check(problem, y, g, rng, order, seed, rtol, limit)
-    except Exception:  # f or its backward does not take those inputs: then there is one point only
+        if slope_through_all(problem, y, g, problem.gradient(inputs, g), rng, rtol).agrees():
+            return Report("right", [], order, problem.name, seed), None
+        return _check(problem, y, g, rng, order, seed, rtol, limit)
+    except Exception:
         return None
     finally:
         problem.inputs = before
-    if report.verdict != "wrong":
-        return None
-    report.opinions.insert(0, "right at the inputs given; these are others, up to a fifth away, and there it is wrong")
-    if report.findings[0].code == "unexplained" and all(map(np.array_equal, given, analytic)):
-        report.findings[0] = Finding("unexplained", "the gradient is the same at other inputs, and the derivative is not: does "
-                                     "the backward use values from outside, or of an earlier call, instead of its arguments?",
-                                     report.findings[0].evidence)  # fmt: skip
-    return report, cause
 
 
 def _float32_form(problem: Problem, g: Array) -> list[Finding]:
@@ -240,6 +274,9 @@ def _float32_form(problem: Problem, g: Array) -> list[Finding]:
     return [f for f in form.findings if f.code == "wrong_dtype"]
 
 
+_LOW = ((np.float16, 1e-2), (np.float32, 1e-5))  # a backward may compute in these; how nearly its results then add up
+
+
 def _behavior(
     problem: Problem, y: Array, g: Array, a: list[Array], other: list[Array], rng: np.random.Generator, report: Report
 ) -> list[Finding]:
@@ -247,7 +284,7 @@ def _behavior(
     faults = []
     some = np.where(rng.random(g.shape) < 0.5, g, 0.0)
     cotangents = (g, 1024 * g, some, g - some)
-    rounding = 20 * EPS / STEP * max(float(np.sum(np.abs(g * y))), problem.magnitude)  # what the differences do not see
+    unseen = 20 * EPS / STEP * max(float(np.sum(np.abs(g * y))), problem.magnitude)  # by the differences
     four = zip(*(problem.gradient(problem.inputs, c) for c in cotangents))
     for name, first, elsewhere, (second, large, one, rest) in zip(problem.names, a, other, four):
         size = float(np.max(np.abs(first), initial=0.0))
@@ -268,7 +305,8 @@ def _behavior(
             (np.abs(large / 1024 - first), np.abs(first), "1024 g does not give 1024 times as much"),
             (np.abs(one + rest - first), np.abs(one) + np.abs(rest), "two cotangents do not give the sum of what each gives"),
         ):
-            if (gap > 1e-6 * much + 1e-12 * size + rounding).any():
+            rounding = max((t * float(np.max(much)) for kind, t in _LOW if (first == first.astype(kind)).all()), default=0.0)
+            if (gap > 1e-6 * much + 1e-12 * size + unseen + rounding).any():
                 worst = float(np.max(gap))
                 faults.append(Finding("unexplained", f"the gradient of {name} is not linear in the cotangent: {what} (off by "
                                       f"up to {worst:.2g})", {"gap": worst, "input": name}))  # fmt: skip
@@ -444,18 +482,22 @@ def _point(
                  problem.derivative, full_sum, cache(lambda: problem.steps(inputs)))  # fmt: skip
 
 
-def moved(inputs: Sequence[Array], rng: np.random.Generator) -> list[Array]:
-    """The inputs changed by up to a fifth, sign kept: coincidences of special ones do not survive there."""
-    return [np.asarray(x * (1 + 0.2 * rng.uniform(-1, 1, x.shape)) + 0.1 * (x == 0) * rng.uniform(-1, 1, x.shape))
-            for x in inputs]  # fmt: skip
-
-
 def _second_point(
     problem: Problem, g: Array, rng: np.random.Generator, rtol: float, limit: int, wrong: list[int], usable: bool
 ) -> Point | None:
     """What is wrong at inputs a little beside those given."""
+    for share in (0.2, 0.02, 0.001):
+        point = _point_beside(problem, share, g, rng, rtol, limit, wrong, usable)
+        if point is not None:
+            return point
+    return None
+
+
+def _point_beside(
+    problem: Problem, share: float, g: Array, rng: np.random.Generator, rtol: float, limit: int, wrong: list[int], usable: bool
+) -> Point | None:
     before = problem.inputs
-    problem.inputs = moved(before, rng)
+    problem.inputs = moved(before, rng, share)
     try:
         y = check_forward(problem)
         if y.shape != g.shape:

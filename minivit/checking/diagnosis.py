@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from minivit.checking.contributions import assigned_not_added
 from minivit.checking.paths import paths
-from minivit.checking.place import misplaced, missing_broadcast_sum, permuted, swapped_inputs, transposed
+from minivit.checking.place import misplaced, missing_broadcast_sum, one_triangle, permuted, swapped_inputs, transposed
 from minivit.checking.point import Hint, Point
 from minivit.checking.report import Finding
 from minivit.checking.scale import (
@@ -29,8 +29,8 @@ from minivit.checking.terms import layer_norm_term, missing_term, own_output_onl
 
 TESTS = (
     not_finite, missing_broadcast_sum, zero_gradient, cotangent_ignored, wrong_sign, swapped_inputs, mean_vs_sum,
-    constant_factor, softmax_off_diagonal, layer_norm_term, transposed, permuted, own_output_only, assigned_not_added,
-    misplaced, paths, missing_factor, missing_term, partly_zero,
+    constant_factor, softmax_off_diagonal, layer_norm_term, one_triangle, transposed, permuted, own_output_only,
+    assigned_not_added, misplaced, paths, missing_factor, missing_term, partly_zero,
 )  # fmt: skip
 _SETTLES = (not_finite, zero_gradient, cotangent_ignored)  # nothing more to say about such an input
 _VAGUE = (misplaced, paths, missing_factor, missing_term, partly_zero)  # silent about an input that is explained already

@@ -29,6 +29,7 @@ class Form:
         usable: whether the gradients can be compared as they are.
         error: what the backward raised.
         nothing: the names of the inputs for which it returned None.
+        unread: the positions of inputs that are constants for the check, and got a gradient other than 0.
         returned: (the gradient of which input, the array that the backward returned, a copy of it).
     """
 
@@ -37,6 +38,7 @@ class Form:
     usable: bool = True
     error: BaseException | None = None
     nothing: list[str] = field(default_factory=list)
+    unread: list[int] = field(default_factory=list)
     returned: list[tuple[str, Any, Any]] = field(default_factory=list)
 
     def fault(self, code: str, message: str, usable: bool = False, **evidence: Any) -> None:
@@ -73,6 +75,7 @@ def form_of_call(
     if isinstance(came, list) and len(active) == 1 and not any(is_array(item) for item in items):
         items = [came]
     if len(items) == len(merged):
+        form.unread = [i for i, item in enumerate(items) if i not in active and is_array(item) and to_numpy(item).any()]
         items = [items[i] for i in active]
     elif len(items) != len(active):
         what = f"{len(items)} gradient{'s' * (len(items) != 1)}"
@@ -163,8 +166,8 @@ def _look(form: Form, item: Any, shape: tuple[int, ...] | None, dtypes: set[Any]
     """The gradient as an array, or None where it is none; faults of its shape and dtype are noted."""
     if item is None:
         return None if shape is None else np.zeros(shape)
-    if isinstance(item, float | np.generic):
-        item = np.asarray(item)
+    if isinstance(item, float | np.generic) or (isinstance(item, int) and not isinstance(item, bool)):
+        item = np.asarray(float(item) if isinstance(item, int) else item)
     if not is_array(item):
         form.fault("wrong_dtype", f"{what} is of type {type(item).__name__}, not an array", came=type(item).__name__)
         return None

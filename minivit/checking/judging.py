@@ -77,14 +77,13 @@ class Resolution:
         return (error <= self.rtol * np.abs(n) + 1e-9 * parts) | ((error <= rounding) & told)
 
     def verdict(self, a: float, r: Refined, parts: float, scale: float) -> str:
-        """After a close look: "right", "wrong", "kink" or "unsure"."""
-        slack = 1e-6 * max(abs(r.left), abs(r.right)) + 1e-9 * parts + 20 * self.noise / self.step
-        if r.kink == "jump":
-            return "kink"
-        if r.kink and (not math.isfinite(a) or min(r.left, r.right) - slack <= a <= max(r.left, r.right) + slack):
-            return "kink"
+        """After a close look: "right", "wrong", "kink" or "unsure".
+
+        At a kink nothing is wrong. Where several parts of f bend at once, each may take the slope of either side, and their
+        sum need not lie between the two slopes of f.
+        """
         if r.kink:
-            return "wrong"
+            return "kink"
         if math.isnan(r.value):
             return "unsure"
         if not math.isfinite(a):
@@ -190,9 +189,12 @@ class Judge:
         start = 4 * of.step * max(1.0, abs(value))
         r = refine(line, noise, start)
         verdict = of.verdict(a, r, parts, scale)
-        if verdict != "right" and 0 < abs(value) < start:  # 0, where many a function has an end, lies within those steps
-            nearer = refine(line, noise, abs(value) / 4)
+        unit = abs(value) or float(np.min(np.abs(self.x[self.x != 0]), initial=start))
+        if verdict != "right" and unit < start:  # the steps reach over 0, where many a function has an end, or over all of x
+            noise = max(noise_of(self.f, self.x, g, d * unit, self.precision), EPS * self.least)
+            nearer = refine(line, noise, unit / 4)
             if not nearer.kink and nearer.bar <= 1e-4 * abs(nearer.value):
+                of = Resolution(noise, size, of.rtol, of.step * unit)
                 r, verdict = nearer, of.verdict(a, nearer, parts, scale)
         if verdict == "wrong" and self.closer_in(a, i, g, r):
             verdict = "unsure"
@@ -217,7 +219,7 @@ class Judge:
             return False
         agreed = 0
         size = float(np.sum(np.abs(g * self.y)))
-        for h in 10.0 ** -np.arange(5, 12):
+        for h in 10.0 ** -np.arange(5, 15):
             above, below = self.x.copy(), self.x.copy()
             above.flat[i] += h
             below.flat[i] -= h

@@ -25,8 +25,9 @@ import numpy as np
 from minivit.autograd import Tensor, no_grad
 from minivit.autograd.primitives import concatenate, identity, reshape
 from minivit.backend import device_of, is_array, to_device, to_numpy
-from minivit.checking.check import _cotangent, _orders, moved
+from minivit.checking.check import _cotangent, _orders
 from minivit.checking.differences import Refined
+from minivit.checking.elsewhere import moved
 from minivit.checking.judging import Slope, slope_through_all
 from minivit.checking.problem import Arguments, Problem, Recorded, _forward, _parameter_names, check_output
 from minivit.checking.report import Finding, GradcheckError, Report
@@ -96,7 +97,9 @@ class _Weights:
             values = np.array(to_numpy(p.data), dtype=np.float64)
             if values.size and p.requires_grad and (values == values.flat[0]).all():
                 # fresh biases are 0 and fresh norms are 1: points at which a wrong gradient may look right
-                values = values + 0.1 * (abs(values.flat[0]) or 1.0) * _cotangent(rng, values.shape)
+                # and a layer scale of 1e-6 hides whatever is behind it
+                size = abs(values.flat[0])
+                values = values + 0.1 * (size if size >= 0.01 else 1.0) * _cotangent(rng, values.shape)
             self.values[id(p)] = values
         self.active = {id(p) for p in self.tensors if p.requires_grad}
 
@@ -391,16 +394,18 @@ class _Search:
             return _Look(True, [Finding("raised", str(error), {})])
         if form.reused():
             return _Look(True, form.reused())
-        worst = 0.0
+        worst, closer = 0.0, None
         for _ in range(count - 1):
             slope = slope_through_all(problem, y, g, analytic, rng, self.rtol)
             if not slope.agrees():
-                return _Look(True, closer=cache(slope.closer))
+                closer = cache(slope.closer)
+                if closer()[0] != "kink":
+                    return _Look(True, closer=closer)
             worst = max(worst, slope.error)
         beside = self._slope_beside(problem, g, rng)
         if beside is not None and not beside.agrees() and beside.closer()[0] == "wrong":
             return _Look(True, closer=cache(beside.closer))
-        return _Look(False, error=worst)
+        return _Look(closer is not None, error=worst, closer=closer)
 
     def _slope_beside(self, problem: Problem, g: Array, rng: np.random.Generator) -> Slope | None:
         """The last direction goes from inputs and parameters a little beside these, where what was right by chance is not."""

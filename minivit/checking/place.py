@@ -105,6 +105,17 @@ def transposed(p: Point, i: int) -> Iterator[Hint]:
                    {"equals": "J g"})  # fmt: skip
 
 
+def one_triangle(p: Point, i: int) -> Iterator[Hint]:
+    """Of a symmetric matrix f reads one half, as LAPACK does, and the backward speaks for both."""
+    a, n, x = p.a[i], p.n[i], p.inputs[i]
+    if not p.full[i] or a.shape != n.shape or x.ndim < 2 or x.shape[-1] != x.shape[-2]:
+        return
+    if np.array_equal(x, np.swapaxes(x, -1, -2)) and p.explains(i, a + np.swapaxes(a, -1, -2), n + np.swapaxes(n, -1, -2)):
+        yield Hint("unexplained", "triangle", f"the gradient of {p.names[i]} is right for symmetric changes of this symmetric "
+                   "matrix, of which the function reads one triangle only; check it as a function of A by (A + Aᵀ) / 2",
+                   {"step": "A"})  # fmt: skip
+
+
 def permuted(p: Point, i: int) -> Iterator[Hint]:
     a, n = p.a[i], p.n[i]
     if not p.full[i] or a.shape != n.shape:

@@ -33,6 +33,7 @@ class Problem:
         inputs: the arrays to differentiate by, at the point of the check.
         names: one per input, as the report prints it.
         constants: integer arrays among the arguments; they are not differentiated.
+        held: the names of numbers among the arguments that are taken for constant.
         derivative: of which order the gradient is.
         precision: of the numbers that f returns: the spacing of floats at 1.
         magnitude: of its largest result so far, of this order or a lower one; 1 at most.
@@ -40,6 +41,7 @@ class Problem:
 
     precision: float = float(np.finfo(np.float64).eps)
     magnitude: float = 0.0
+    held: tuple[str, ...] = ()
     name: str
     inputs: list[Array]
     names: list[str]
@@ -66,10 +68,11 @@ class Problem:
 class Arguments:
     """The arguments of f as the user gave them: which are differentiated, and how to call f with others in their place.
 
-    Floating-point arrays are differentiated, in float64; integers, booleans and None are handed through.
+    Floating-point arrays are differentiated, in float64; integers, booleans and None are handed through, and so are the
+    arguments at the positions `held`.
     """
 
-    def __init__(self, f: Callable[..., Any], given: Sequence[Any]) -> None:
+    def __init__(self, f: Callable[..., Any], given: Sequence[Any], held: Sequence[int] = ()) -> None:
         self.values: list[Any] = []
         self.active: list[int] = []
         self.names: list[str] = []
@@ -78,6 +81,9 @@ class Arguments:
         labels = _parameter_names(f, len(given))
         for i, value in enumerate(given):
             value = value.data if isinstance(value, Tensor) else value
+            if i in held:
+                self.values.append(value)
+                continue
             if isinstance(value, float | list | tuple | np.generic):
                 value = np.asarray(value)
             if value is None or isinstance(value, bool | int):
@@ -119,6 +125,26 @@ class HandWritten(Problem):
         self.name = _name(f)
         self.inputs, self.names = arguments.inputs(), arguments.names
         self.constants, self.derivative = arguments.constants(), 1
+
+    def without_numbers(self, given: Sequence[Any]) -> HandWritten:
+        """The same, with plain numbers held constant of which the backward returns no gradient: the eps of a normalization."""
+        numbers = [k for k, i in enumerate(self.arguments.active) if type(given[i]) is float]
+        if not numbers or len(numbers) == len(self.names):
+            return self
+        try:
+            form = self.form(self.inputs, np.ones(self.value(*self.inputs).shape))
+        except (TypeError, ValueError):  # the check itself will say why
+            return self
+        count = next((f.evidence for f in form.findings if f.code == "wrong_count"), None)
+        held = [k for k in numbers if self.names[k] in form.nothing]
+        if count is not None and count["came"] == len(self.names) - len(numbers):
+            held = numbers
+        if not held:
+            return self
+        arguments = Arguments(self.f, given, [self.arguments.active[k] for k in held])
+        new = HandWritten(self.f, self.vjp, arguments)
+        new.held = tuple(self.names[k] for k in held)
+        return new
 
     def value(self, *arrays: Array) -> Array:
         merged = self.arguments.merge([a.copy() for a in arrays])

@@ -42,7 +42,7 @@ def wrong_sign(p: Point, i: int) -> Iterator[Hint]:
 def _factor(p: Point, i: int) -> float | None:
     """c, if a = c n."""
     a, n = p.a[i], p.n[i]
-    if a.shape != n.shape or not a.any() or not n.any():
+    if a.shape != n.shape or not a.any() or not n.any() or (a.size < 3 and not p.full[i]):
         return None
     c = float(np.sum(a * n) / np.sum(n * n))
     return c if c and p.explains(i, a / c) else None

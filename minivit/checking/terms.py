@@ -118,6 +118,7 @@ def missing_term(p: Point, i: int) -> Iterator[Hint]:
             scale = np.sum(rest * value, axis=axis, keepdims=True) / size
             if n.shape[axis] >= 3 and p.explains(i, scale * value, rest, free=scale.size * 2):
                 yield Hint("missing_term", (text, axis), f"numeric - analytic for {p.names[i]} is {text} along axis {axis}: "
-                           "the path through something reduced over that axis (a sum, mean or norm) is missing",
+                           "the path through something reduced over that axis (a sum, mean or norm) is missing, or has a "
+                           "wrong factor",
                            {"axis": axis, "term": text})  # fmt: skip
                 return

@@ -57,6 +57,10 @@ def cube_with(rule, **options):
     return op
 
 
+def _relu(x):
+    return np.maximum(x, 0)
+
+
 def failure(f, *inputs, **options):
     with pytest.raises(mv.GradcheckError) as caught:
         mv.gradcheck(f, *inputs, **options)
@@ -142,8 +146,123 @@ def test_a_kink_nearby_is_no_kink_here():
     failure(np.log, np.array([1e-4, 2e-10]), vjp=lambda g, x: np.where(x < 1e-6, 1.001, 1) * g / x)
 
 
-def test_kink_with_a_gradient_of_neither_side_is_wrong():
-    failure(lambda x: np.maximum(x, 0), np.array([0.0, 1.0]), vjp=lambda g, x: g * (2.0 * (x == 0) + (x > 0)))
+def test_at_a_kink_nothing_is_wrong_and_beside_it_a_wrong_rule_is():
+    x = np.array([0.0, 1.0])
+    assert mv.gradcheck(_relu, x, vjp=lambda g, x: g * (2.0 * (x == 0) + (x > 0))).verdict == "inconclusive"
+    failure(_relu, np.zeros(3), vjp=lambda g, x: g)
+
+
+def both_ways(x):
+    return ops.concatenate(ops.relu(x), ops.relu(-x), axis=0)
+
+
+def _sorted_back(g, x):
+    out = np.empty_like(g)
+    out[np.argsort(x, kind="stable")] = g
+    return out
+
+
+def _symmetric_values(a):
+    return np.linalg.eigvalsh((a + a.T) / 2)
+
+
+def _symmetric_values_back(g, a):
+    _, v = np.linalg.eigh((a + a.T) / 2)
+    return (v * g) @ v.T
+
+
+@pytest.mark.parametrize(("f", "vjp", "x"), [
+    (both_ways, None, np.arange(-2.0, 3)), (np.sort, _sorted_back, np.ones(3)),
+    (_symmetric_values, _symmetric_values_back, np.eye(3)),
+    (lambda a: np.linalg.svd(a, compute_uv=False),
+     lambda g, a: (lambda u, s, v: (u * g) @ v)(*np.linalg.svd(a, full_matrices=False)), np.ones((3, 3))),
+])  # fmt: skip
+def test_where_several_parts_bend_at_once_nobody_is_accused(f, vjp, x):
+    """The gradient that is made of one side of each need not lie between the slopes of the whole."""
+    for seed in range(6):
+        assert mv.gradcheck(f, x, vjp=vjp, seed=seed).verdict == "inconclusive"
+
+
+def _softmax(x):
+    return np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+
+
+_m = rng.standard_normal((4, 4))
+SYMMETRIC = _m @ _m.T + 4 * np.eye(4)
+
+
+@pytest.mark.parametrize(("f", "vjp", "inputs", "kind"), [
+    (lambda z, y: -np.sum(y * np.log(_softmax(z)), -1),
+     lambda g, z, y: (g[:, None] * (_softmax(z) - y), -g[:, None] * np.log(_softmax(z))),  # right if y sums to 1
+     [rng.standard_normal((4, 3)), np.eye(3)[[0, 1, 2, 1]]], "not all 0 and 1"),
+    (lambda z, y: -np.sum(y * np.log(_softmax(z)), -1),
+     lambda g, z, y: (g[:, None] * (_softmax(z) - y), -g[:, None] * np.log(_softmax(z))),
+     [rng.standard_normal((4, 3)), _softmax(rng.standard_normal((4, 3)))], "not in rows that sum to 1"),
+    (lambda x, m: x * m, lambda g, x, m: (np.where(m == 1, g, 0), g * x),
+     [rng.standard_normal((3, 3)), np.array([[1.0, 0, 1], [0, 1, 1], [1, 1, 0]])], "not all 0 and 1"),
+    (lambda a: np.linalg.slogdet(a)[1], lambda g, a: g * np.linalg.inv(a), [SYMMETRIC], "not symmetric"),
+    (_relu, lambda g, x: g, [rng.uniform(0.1, 1, (4, 4))], "with other signs"),
+    (np.abs, lambda g, x: g, [np.ones(4)], "with other signs"),
+    (np.sort, lambda g, x: g, [np.arange(-3.0, 4.0)], "in reversed order"),
+])  # fmt: skip
+def test_right_for_the_kind_of_inputs_given_and_for_no_other(f, vjp, inputs, kind):
+    for seed in range(3):
+        report = mv.gradcheck(f, *inputs, vjp=vjp, seed=seed)
+        assert (report.verdict, report.findings[0].code) == ("inconclusive", "inconclusive")
+        assert kind in report.findings[0].message
+
+
+@pytest.mark.parametrize("x", [np.linspace(0, 1, 5), np.eye(3), np.ones(3), np.full((2, 4), 0.25), SYMMETRIC, np.zeros(2)])
+def test_a_right_rule_is_right_at_special_inputs_too(x):
+    assert mv.gradcheck(lambda x: x * x, x, vjp=lambda g, x: 2 * g * x).verdict == "right"
+
+
+def test_a_gradient_of_integers_is_not_thrown_away_in_silence():
+    x, w = rng.standard_normal(4), np.arange(4)
+    report = mv.gradcheck(lambda x, w: x * w, x, w, vjp=lambda g, x, w: (g * w, 7 * g * x))
+    assert report.verdict == "inconclusive"
+    assert "a gradient of input 1, which is of integers" in report.findings[0].message
+    for nothing in (None, np.zeros(4)):
+        assert mv.gradcheck(lambda x, w: x * w, x, w, vjp=lambda g, x, w, n=nothing: (g * w, n)).verdict == "right"
+
+
+def test_numbers_of_which_the_backward_has_no_gradient_are_constants():
+    def norm(x, eps):
+        return x / np.sqrt(np.mean(x * x) + eps)
+
+    def back(g, x, eps):
+        r = 1 / np.sqrt(np.mean(x * x) + eps)
+        return r * (g - x * r * r * np.mean(g * x))
+
+    x = rng.standard_normal(4)
+    for vjp in (back, lambda g, x, eps: (back(g, x, eps), None)):
+        report = mv.gradcheck(norm, x, 1e-5, vjp=vjp)
+        assert report.verdict == "right"
+        assert "input 1 (eps)" in report.opinions[0]
+    failure(norm, x, 0.3, vjp=lambda g, x, eps: (back(g, x, eps), 0.0))  # but one that is given is checked
+    failure(norm, x, np.array(1e-5), vjp=back)  # and an array's is asked for
+
+
+def test_a_backward_in_single_precision_is_linear_enough():
+    def back(g, x, w):
+        low = [v.astype(np.float32) for v in (g, x, w)]
+        return (low[0] @ low[2].T).astype(float), (low[1].T @ low[0]).astype(float)
+
+    x, w = rng.standard_normal((40, 5)), rng.standard_normal((5, 3))
+    report = mv.gradcheck(lambda x, w: x @ w, x, w, vjp=back)
+    assert (report.verdict, report.findings[0].code) == ("inconclusive", "float32_noise")
+
+
+def test_very_small_units_with_a_zero_among_them():
+    w = 2 * np.pi * 1e9
+    t = np.linspace(0, 1e-9, 6)
+    assert mv.gradcheck(lambda t: np.sin(w * t), t, vjp=lambda g, t: g * w * np.cos(w * t)).verdict == "right"
+    failure(lambda t: np.sin(w * t), t, vjp=lambda g, t: g * w * np.cos(w * t) * (1 + 0.1 * (t == 0)))
+
+
+def test_one_triangle_of_a_symmetric_matrix():
+    report = failure(np.linalg.eigvalsh, SYMMETRIC, vjp=_symmetric_values_back).report
+    assert "reads one triangle only" in report.findings[0].message
 
 
 def test_float32_inside_is_noise():
@@ -245,10 +364,6 @@ def test_recording_state_is_left_as_it_was():
         assert not (mv.Tensor(np.ones(2), requires_grad=True) * 2).requires_grad
 
 
-def _relu(x):
-    return np.maximum(x, 0)
-
-
 NEAR_A_KINK_OR_SHARP = {
     "relu": (_relu, lambda g, x: g * (x > 0), [np.array([[0.5, d, -1.2]]) for d in (3e-9, 3e-8, 1e-7, 3e-7, 1e-6, -1e-7)]),
     "abs": (np.abs, lambda g, x: g * np.sign(x), [np.array([0.5, d, -1.2]) for d in (3e-8, 1e-7, 3e-7, -1e-7)]),
@@ -308,7 +423,19 @@ def test_a_length_is_a_reason_only_if_this_input_was_broadcast_along_it():
     assert [finding.code for finding in report.findings] == ["constant_factor"]
 
 
-@pytest.mark.parametrize("came", [{"x": 1.0}, (a for a in "b"), 3])
+def test_a_function_of_probabilities_only_has_a_second_point():
+    """Where all are equal, any two things are proportional: the cause needs others that sum to 1."""
+
+    def entropy(p):
+        if not np.isclose(p.sum(), 1, atol=1e-2):
+            raise ValueError("not probabilities")
+        return p * np.log(p)
+
+    report = failure(entropy, np.full(4, 0.25), vjp=lambda g, p: g * np.log(p)).report
+    assert report.findings[0].code == "missing_term"
+
+
+@pytest.mark.parametrize("came", [{"x": 1.0}, (a for a in "b"), "3"])
 def test_what_is_no_array_is_named_by_its_type(came):
     report = failure(np.exp, np.ones(3), vjp=lambda g, x: came).report
     assert f"of type {type(came).__name__}, not an array" in report.findings[0].message

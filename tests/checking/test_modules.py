@@ -371,6 +371,48 @@ def test_a_wrong_operation_within_a_module_is_named():
     assert (finding.code, finding.evidence["operation"]) == ("constant_factor", "cube")
 
 
+class Bent(nn.Module):
+    """Many relus at 0 at once: zeros that come in stay zeros."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(6, 8, bias=False, seed=0)
+        self.second = nn.Linear(8, 3, seed=1)
+
+    def forward(self, x):
+        return self.second(ops.relu(self.first(x)))
+
+
+@pytest.mark.parametrize("x", [np.zeros((5, 6)), np.concatenate([rng.standard_normal((20, 6)), np.zeros((30, 6))])])
+def test_kinks_of_many_units_at_once_are_no_fault_and_hide_none(x):
+    for seed in range(5):
+        report = mv.gradcheck(Bent(), x, seed=seed, max_elements=50)
+        assert (report.verdict, report.findings[0].code) == ("inconclusive", "kink")
+    model = Bent()
+    put(model.second, by_weight=1.1)
+    assert failure(model, x, max_elements=50).findings[0].evidence["module"] == "second"
+
+
+def test_a_layer_scale_near_zero_hides_no_fault():
+    @mv.op
+    def tanh(x):
+        return np.tanh(x)
+
+    tanh.vjp(lambda g, x: 1.02 * g * (1 - np.tanh(x) ** 2))
+
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(6, 6, seed=0)
+            self.scale = nn.Parameter(np.full(6, 1e-6))
+
+        def forward(self, x):
+            return x + self.scale * tanh(self.inner(x))
+
+    for seed in range(3):
+        failure(Scaled(), rng.standard_normal((40, 6)), seed=seed, max_elements=50)
+
+
 def test_a_rule_that_is_right_at_these_inputs_only():
     """A layer's input kept from its first call: right there, and in no step of a training."""
     model = vit().eval()
