@@ -55,11 +55,13 @@ def gradcheck(
         seed: of the cotangents; reproduces the check.
         rtol: how nearly the two must agree, relative to the element.
         max_elements: up to so many every element of every input is looked at (a quarter of it at order 2, a sixteenth
-            at order 3); beyond, random directions and some elements, among them those that the directions lead to.
+            at order 3); beyond, random directions and some elements, among them those that the directions lead to. f is called
+            four times for each element: of a slow one, take fewer.
 
     Returns:
-        The report. Its verdict is "right", or "inconclusive" where the differences cannot decide: at a kink of f, or
-        when f is computed too roughly.
+        The report. Its verdict is "right", or "inconclusive": where the differences cannot decide, at a kink of f or when f is
+        computed too roughly; and where the rule is right at these inputs and wrong at others of another kind, as of other
+        signs, of which nobody can know here whether they are meant.
 
     Raises:
         GradcheckError: the gradient is wrong. An AssertionError, whose `report` says how and, where the numbers show it,
