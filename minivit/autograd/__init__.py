@@ -6,7 +6,7 @@ rule), `primitives.py` (every elementary operation beside its rule), `fused/` (t
 `anomaly.py` (finding a NaN).
 """
 
-from minivit.autograd import ops
+from minivit.autograd import graph, ops
 from minivit.autograd.anomaly import anomaly
 from minivit.autograd.autocast import autocast
 from minivit.autograd.checkpointing import checkpoint
@@ -16,5 +16,6 @@ from minivit.autograd.registry import REGISTRY
 from minivit.autograd.tensor import Tensor, no_grad
 
 __all__ = [
-    "REGISTRY", "Node", "Op", "Tensor", "anomaly", "autocast", "checkpoint", "grad", "no_grad", "op", "ops", "unbroadcast",
+    "REGISTRY", "Node", "Op", "Tensor", "anomaly", "autocast", "checkpoint", "grad", "graph", "no_grad", "op", "ops",
+    "unbroadcast",
 ]  # fmt: skip

@@ -61,7 +61,7 @@ def run(
         rounds: how often each candidate is timed.
         peers: of PEERS; by default all that are installed.
         threads: of everybody; by default what minivit would use.
-        progress: is told the name of each row as it begins.
+        progress: is told the name of each row as it begins, and which of the peers that were named it has not.
 
     Raises:
         ValueError: for an unknown row or peer.
@@ -73,7 +73,8 @@ def run(
 
     def measured() -> Iterator[Row]:
         for name in chosen:
-            progress(name)
+            missing = [peer for peer in asked if peer not in ROWS[name].peers] if peers is not None else []
+            progress(f"{name}, which {' and '.join(missing)} cannot do" if missing else name)
             yield _measure(name, ROWS[name], rounds, [peer for peer in asked if peer in ROWS[name].peers], threads)
 
     return measured()

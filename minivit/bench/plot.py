@@ -7,6 +7,7 @@ from typing import Any
 
 from minivit.bench.measure import Row
 from minivit.bench.peers import PEERS
+from minivit.bench.timing import BUSY, machine
 from minivit.viz.style import line, new_figure, picture
 
 
@@ -18,6 +19,7 @@ def figure(rows: Sequence[Row]) -> Any:
     if not rows:
         raise ValueError("rows: nothing was measured, so there is nothing to draw")
     fig = new_figure(6.4 * bool(others) + 3.6 * bool(growth), max(2.6 + 0.3 * len(others), 6.0 if growth else 0))
+    fig.suptitle(_about(rows), fontsize=9)
     panels = fig.subfigures(1, 2, width_ratios=[6.4, 3.6]) if others and growth else [fig, fig]
     if others:
         _ratios(panels[0].subplots(), others)
@@ -29,6 +31,17 @@ def figure(rows: Sequence[Row]) -> Any:
         memory.set_xlabel("tokens")
         time.legend()
     return fig
+
+
+def _about(rows: Sequence[Row]) -> str:
+    """The machine, and what the table says below: whether the ratios can be trusted."""
+    parts = [machine()["processor"], f"{rows[0].threads} threads"]
+    if not any(peer in row.seconds for row in rows for peer in PEERS):
+        parts.append("no peer was timed")
+    busy = max((row.others or 0.0 for row in rows), default=0.0)
+    if busy > BUSY:
+        parts.append(f"other programs kept up to {busy:.1f} cores busy: too much for ratios to be trusted")
+    return "; ".join(parts)
 
 
 def _ratios(ax: Any, rows: Sequence[Row]) -> None:

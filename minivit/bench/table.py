@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from minivit.bench.measure import Row
 from minivit.bench.peers import PEERS, installed
-from minivit.bench.timing import machine, same_threads
+from minivit.bench.timing import BUSY, machine, same_threads
 
 _READ = """\
 "ms": minivit's time. Under a peer's name: its time over that, so above 1 minivit is faster. "floor": minivit's time
@@ -66,7 +66,7 @@ def _facts(rows: Sequence[Row]) -> dict[str, str]:
     busy = max((row for row in rows if row.others is not None), key=lambda row: row.others or 0.0, default=None)
     if busy is not None and busy.others is not None:
         facts["other programs"] = f"kept at most {busy.others:.2f} cores busy ({busy.name})"
-        if busy.others > 0.1:
+        if busy.others > BUSY:
             facts["other programs"] += ": too much for ratios to be trusted, measure again on a quiet machine"
     return facts
 

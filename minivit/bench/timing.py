@@ -136,6 +136,9 @@ def _busy_seconds() -> float:
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
+BUSY = 0.1  # cores of other programs, from which on ratios mean little
+
+
 def machine() -> dict[str, str]:
     """What the figures were taken on."""
     from threadpoolctl import threadpool_info

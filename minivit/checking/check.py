@@ -197,6 +197,8 @@ def _check(
         _third_opinions(report, problem, y, g, analytic, judged)
         return report, None
     report.findings = _undecided(problem, judged, noise, rtol, analytic)
+    if not report.counts["checked"]:
+        report.findings.append(Finding("inconclusive", "the inputs are empty: there is no element to compare", {}))
     if form.unread:
         names = ", ".join(f"input {i}" for i in form.unread)
         report.findings.append(Finding("inconclusive", f"the backward returned a gradient of {names}, which is of integers, "

@@ -16,15 +16,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     A mistake in the words, the data or the files is answered with one line, not with a traceback; `--traceback` shows it.
     """
-    from minivit.cli.arguments import parser
-
-    arguments = parser().parse_args(argv)
+    command = "minivit"
     try:
+        from minivit.cli.arguments import parser
+
+        arguments = parser().parse_args(argv)
+        command = f"minivit {arguments.command}"
         code = int(arguments.run(arguments) or 0)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it may have been closed
+            sys.stdout.flush()
         return code
     except KeyboardInterrupt as stop:
-        print(f"\nminivit {arguments.command}: {str(stop) or 'interrupted'}", file=sys.stderr)
+        print(f"\n{command}: {str(stop) or 'interrupted'}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read has had enough, as `| head` does: no mistake; the rest has nowhere to go
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -37,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = error
     if arguments.traceback:
         raise message
-    print(f"minivit {arguments.command}: error: {_one_line(message)}", file=sys.stderr)
+    print(f"{command}: error: {_one_line(message)}", file=sys.stderr)
     return code
 
 

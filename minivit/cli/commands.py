@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ def attack(arguments: argparse.Namespace) -> None:
     options = {name: getattr(arguments, name) for name in ("steps", "restarts") if getattr(arguments, name) is not None}
     if options and arguments.attack == "fgsm":
         raise ValueError(f"--{next(iter(options))}: FGSM takes one step; it belongs to --attack pgd")
+
     def attacked(limit: int | None) -> Any:
         return mv.attacks.robust_accuracy(
             model, test, arguments.attack, arguments.eps, arguments.norm, seed=arguments.seed, limit=limit, **options
@@ -111,7 +113,8 @@ def attack(arguments: argparse.Namespace) -> None:
     print(curve)
     record = {
         "model": str(arguments.model), "data": arguments.data, "attack": arguments.attack, "norm": arguments.norm,
-        "seed": arguments.seed, **options, "n": int(curve.n[0]),
+        "seed": arguments.seed, **_in_effect(arguments.attack, options), "n": int(curve.n[0]),
+        "image_size": arguments.image_size, "minivit": mv.__version__,
         "rows": [
             {"eps": e, "accuracy": a, "low": lo, "high": hi}
             for e, a, lo, hi in zip(*(getattr(curve, c).tolist() for c in ("eps", "accuracy", "low", "high")))
@@ -121,12 +124,23 @@ def attack(arguments: argparse.Namespace) -> None:
     mv.viz.robust_accuracy({Path(arguments.model).stem: curve}).savefig(run_dir / "robust_accuracy.png", dpi=150)
     eps = max(arguments.eps)
     if eps > 0:
-        x, y = test.images[:6], test.labels[:6]
+        shown = min(6, arguments.limit or 6)
+        x, y = test.images[:shown], test.labels[:shown]
         by = mv.attacks.pgd if arguments.attack == "pgd" else mv.attacks.fgsm
         seed = {"seed": arguments.seed} if arguments.attack == "pgd" else {}
         result = by(model, x, y, eps=eps, norm=arguments.norm, **seed, **options)
         mv.viz.adversarial(model, x, result, y, classes=test.classes).savefig(run_dir / "adversarial.png", dpi=150)
     print(f"attack.json and pictures: {run_dir}")
+
+
+def _in_effect(attack: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of an attack, those by default included: for a record that says what was done."""
+    import inspect
+
+    import minivit as mv
+
+    parameters = inspect.signature(mv.attacks.pgd if attack == "pgd" else mv.attacks.fgsm).parameters
+    return {name: options.get(name, parameters[name].default) for name in ("steps", "restarts") if name in parameters}
 
 
 def gradcheck(arguments: argparse.Namespace) -> int:
@@ -187,7 +201,12 @@ def _operation_in(place: str) -> Any:
     path, _, name = place.rpartition(":")
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path!r}")
-    found = runpy.run_path(path)
+    try:
+        found = runpy.run_path(path)
+    except (Exception, SystemExit) as error:
+        own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        line = f", line {own[-1].lineno}" if own else ""
+        raise ValueError(f"{path}{line}: it cannot be run to its end: {type(error).__name__}: {error}") from error
     if not isinstance(found.get(name), Op):
         known = ", ".join(key for key, value in found.items() if isinstance(value, Op)) or "none"
         raise ValueError(f"{path} has no operation {name!r} (made with @mv.op); it has {known}")
@@ -213,7 +232,7 @@ def bench(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--plot: expected a name that ends in .png, .pdf or .svg, got {str(arguments.plot)!r}")
     peers = {None: None, "none": []}.get(arguments.peers, (arguments.peers or "").split(","))
     rows: list[Any] = []
-    stopped = False
+    stopped: BaseException | None = None
 
     def progress(name: str) -> None:
         print(f"{name} ...", file=sys.stderr)
@@ -222,17 +241,19 @@ def bench(arguments: argparse.Namespace) -> int:
         asked = (arguments.rows or None, arguments.rounds, peers)
         for row in mv.bench.run_on_gpu(*asked, progress) if on_gpu else mv.bench.run(*asked, arguments.threads, progress):
             rows.append(row)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Exception) as error:  # what was measured took minutes, and stands
         if not rows:
             raise
-        stopped = True
-        print("\nminivit bench: interrupted; the rows that were measured:", file=sys.stderr)
+        stopped = error
+        print("\nminivit bench: stopped; the rows that were measured:", file=sys.stderr)
     shown: Any = mv.bench.gpu if on_gpu else mv.bench
     print(shown.as_json(rows) if arguments.json else shown.as_text(rows))
     if arguments.plot:
         mv.bench.figure(rows).savefig(arguments.plot)
         print(f"figure: {arguments.plot}", file=sys.stderr)
-    return 130 if stopped else 0
+    if stopped is not None:
+        raise stopped
+    return 0
 
 
 def info(arguments: argparse.Namespace) -> None:

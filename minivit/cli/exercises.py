@@ -69,7 +69,14 @@ def check(arguments: argparse.Namespace) -> int:
         raise ValueError("no exercise was started here; minivit exercises start NAME, or check FILE")
     worst = 0
     for k, path in enumerate(paths):
-        result = mv.exercises.check_file(path, seed=arguments.seed, time_limit=arguments.time_limit)
+        try:
+            result = mv.exercises.check_file(path, seed=arguments.seed, time_limit=arguments.time_limit)
+        except (ValueError, OSError) as error:
+            if len(paths) == 1:
+                raise
+            print(("\n" if k else "") + f"{path}\n{error}")
+            worst = 2
+            continue
         progress = _progress(path.parent)
         met = progress.note(result, path)
         give_hint(result, mv.exercises.find(result.exercise), met if arguments.hint is None else arguments.hint)

@@ -11,9 +11,9 @@ class Progress:
 
     def __init__(self, total: int, done: int, epochs: int, enabled: bool) -> None:
         self.epochs = epochs
-        self.lines = enabled and not _somebody_watches()
+        self.lines = enabled and sys.stderr is not None and not _somebody_watches()
         self.bar: Any = None
-        if enabled and not self.lines:
+        if enabled and _somebody_watches():
             from tqdm.auto import tqdm
 
             self.bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True)
@@ -46,4 +46,4 @@ class Progress:
 
 def _somebody_watches() -> bool:
     """Whether stderr is a terminal, or the output of a notebook's cell."""
-    return sys.stderr.isatty() or "ipykernel" in type(sys.stderr).__module__
+    return sys.stderr is not None and (sys.stderr.isatty() or "ipykernel" in type(sys.stderr).__module__)

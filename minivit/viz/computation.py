@@ -16,7 +16,7 @@ import numpy as np
 
 from minivit.autograd import Tensor
 from minivit.autograd import graph as computation
-from minivit.viz.style import BLUE, new_figure, picture
+from minivit.viz.style import BLUE, literal, new_figure, picture
 
 MOST = 150  # vertices; more cannot be read
 ROW, GAP, LETTER = 0.72, 0.3, 0.077  # inches: from row to row, between neighbors, a letter's width
@@ -52,7 +52,7 @@ def graph(y: Tensor, names: Mapping[str, Tensor] | None = None) -> Any:
     for (x, row), v, text in zip(place, vertices, texts):
         box = {"boxstyle": "square,pad=0.35", "edgecolor": BLUE, "facecolor": "#DCEBF7"} if v.kind == "leaf" else \
               {"boxstyle": "ellipse,pad=0.25", "edgecolor": "black", "facecolor": "white"}
-        boxes.append(ax.text(x, row, text, ha="center", va="center", fontsize=9, color="black", zorder=3, bbox=box))
+        boxes.append(ax.text(x, row, literal(text), ha="center", va="center", fontsize=9, color="black", zorder=3, bbox=box))
     uses: dict[tuple[int, int], int] = {}
     said: set[int] = set()  # a value's shape is written once
     for (source, target, shape), way in zip(edges, ways):

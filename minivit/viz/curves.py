@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from minivit.viz.style import line, new_figure, picture, radius
+from minivit.viz.style import line, literal, new_figure, picture, radius
 
 NAMES = {"linf": "L∞", "l2": "L2", "l1": "L1"}
 
@@ -34,13 +34,14 @@ def robust_accuracy(curves: Any) -> Any:
 
     fig = new_figure(6.4, 4.2)
     ax = fig.subplots()
-    for i, (name, curve) in enumerate(named.items()):
+    drawn = []
+    for i, (_, curve) in enumerate(named.items()):
         order = np.argsort(curve.eps)
         eps, accuracy, low, high = (np.asarray(a, float)[order] for a in (curve.eps, curve.accuracy, curve.low, curve.high))
         style = line(i)
         ax.fill_between(eps, 100 * low, 100 * high, color=style["color"], alpha=0.15, linewidth=0)
-        ax.errorbar(eps, 100 * accuracy, yerr=100 * np.stack([accuracy - low, high - accuracy]).clip(0), capsize=3,
-                    label=name, **style)
+        drawn.append(ax.errorbar(eps, 100 * accuracy, yerr=100 * np.stack([accuracy - low, high - accuracy]).clip(0),
+                                 capsize=3, **style))  # fmt: skip
     every = np.unique(np.concatenate([np.asarray(curve.eps, float) for curve in named.values()]))
     labels = [radius(e) if e else "0" for e in every]
     if len(every) > 1 and np.diff(every).min() > 0.07 * np.ptp(every):  # room for a label at each
@@ -51,10 +52,10 @@ def robust_accuracy(curves: Any) -> Any:
     about = [f"attack: {', '.join(attacks)}"] if attacks else []
     about += [f"{' or '.join(f'{n:,}' for n in counts)} images"] if counts else []
     ax.set(ylim=(-2, 102), xlabel=f"ε ({NAMES.get(norm, norm)}), pixels in [0, 1]", ylabel="accuracy under attack (%)",
-           title="; ".join(["robust accuracy, 95 % intervals", *about]))
+           title=literal("; ".join(["robust accuracy, 95 % intervals", *about])))
     ax.grid(axis="y", alpha=0.3)
     if any(named):
-        ax.legend()
+        ax.legend(drawn, [literal(str(name)) for name in named])
     return fig
 
 
@@ -86,13 +87,15 @@ def training(history: Any) -> Any:
     fig = new_figure(3.7 * len(panels), 3.3)
     for ax, (what, label, scale) in zip(fig.subplots(1, len(panels), squeeze=False)[0], panels):
         for part, values in curves[what].items():
-            style = line(PARTS.index(part) if part in PARTS else 0) | {"markersize": 3.5}
+            style = line(PARTS.index(part) if part in PARTS else len(PARTS)) | {"markersize": 3.5}
             if len(rows) > 40:
                 style["marker"] = ""
             ax.plot(epochs, scale * values, label=part, **style)
         ax.set(title=what.replace("lr", "learning rate"), xlabel="epoch", ylabel=label)
         ax.grid(alpha=0.3)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if len(rows) == 1:
+            ax.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
         if what != "lr":
             ax.legend()
     return fig

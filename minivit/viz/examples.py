@@ -18,6 +18,7 @@ from minivit.viz.style import (
     VERMILION,
     as_array,
     bare,
+    literal,
     new_figure,
     percent,
     picture,
@@ -68,7 +69,8 @@ def adversarial(
     gray = images.shape[-1] == 1
 
     wide = max(1.45, 0.085 * (8 + max(len(names[i]) for i in {*labels, *before, *after})))  # room for "name (100 %)"
-    fig = new_figure(max(wide * n + 1.2, 5.5), 3 * 1.45 + 1.7)
+    width = max(wide * n + 1.2, 5.5)
+    fig = new_figure(width, 3 * 1.45 + 1.7)
     axes = fig.subplots(3, n, squeeze=False)
     for i in range(n):
         show_image(axes[0, i], images[i], f"true: {names[labels[i]]}")
@@ -88,7 +90,8 @@ def adversarial(
     if gray:
         fig.colorbar(shown, ax=axes, label="added", shrink=0.3, aspect=12, ticks=[-limit_, 0, limit_],
                      format=lambda v, _: f"{v:+.2g}" if v else "0")
-    fig.suptitle(_title(result, n, total))
+    title = _title(result, n, total)
+    fig.suptitle(literal(title if 0.1 * len(title) < width else title.replace("; ", "\n")))
     return fig
 
 
@@ -101,7 +104,7 @@ def _answers(model: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, in
 
 
 def _says(ax: Any, name: str, sure: float, right: bool, yes: str, no: str) -> None:
-    ax.set_xlabel(f"{name} ({percent(sure)})\n{yes if right else no}", color=BLUE if right else VERMILION,
+    ax.set_xlabel(f"{literal(name)} ({percent(sure)})\n{yes if right else no}", color=BLUE if right else VERMILION,
                   fontweight="normal" if right else "bold")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from minivit.viz.style import AMOUNT, as_array, new_figure, picture, positive, shortened, show_image, some_images
+from minivit.viz.style import AMOUNT, as_array, literal, new_figure, picture, positive, shortened, show_image, some_images
 
 
 @picture
@@ -51,10 +51,11 @@ def confusion(labels: Any, predictions: Any, classes: Sequence[str] | None = Non
         raise ValueError(f"predictions: expected one per label, {len(labels)}, got {len(predictions)}")
     most = int(max(labels.max(), predictions.max()))
     names = [str(i) for i in range(most + 1)] if classes is None else [str(name) for name in classes]
+    shown_names = [literal(shortened(name)) for name in names]
     k = len(names)
     if most >= k:
         raise ValueError(f"classes: there are {k} names, but class {most} occurs")
-    counts = np.bincount(labels.astype(np.int64) * k + predictions, minlength=k * k).reshape(k, k)
+    counts = np.bincount(labels.astype(np.int64) * k + predictions.astype(np.int64), minlength=k * k).reshape(k, k)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
     size = min(max(0.5 * k, 3.0), 12.0)
@@ -62,8 +63,9 @@ def confusion(labels: Any, predictions: Any, classes: Sequence[str] | None = Non
     ax = fig.subplots()
     shown = ax.imshow(share, cmap=AMOUNT, vmin=0, vmax=1, interpolation="nearest")
     turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 3 else {}
-    ax.set_xticks(range(k), names, **turned)
-    ax.set_yticks(range(k), names)
+    some = range(0, k, max(1, math.ceil(k / 50)))  # of many classes every so many has its name
+    ax.set_xticks(some, [shown_names[i] for i in some], **turned)
+    ax.set_yticks(some, [shown_names[i] for i in some])
     ax.spines[:].set_visible(False)
     if k <= 25:
         for r, c in zip(*np.nonzero(counts)):

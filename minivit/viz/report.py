@@ -19,6 +19,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from minivit.io import atomic_write
 from minivit.viz.style import png
 
@@ -96,7 +98,7 @@ def report(
     """
     body = "\n".join(_section(i, section) for i, section in enumerate(sections))
     if config is not None:
-        text = json.dumps(config, indent=2, ensure_ascii=False, default=str)
+        text = json.dumps(config, indent=2, ensure_ascii=False, default=_as_plain)
         body += f"\n<details>\n<summary>Settings</summary>\n<pre>{_safe(text)}</pre>\n</details>"
     page = f"""<!DOCTYPE html>
 <html lang="en">
@@ -133,7 +135,8 @@ def _table(i: int, table: Table) -> str:
     for j, row in enumerate(table.rows):
         if isinstance(row, str) or len(row) != len(table.columns):
             raise ValueError(f"sections[{i}]: row {j} of {table.heading!r} is {row!r}, expected {len(table.columns)} values")
-    right = [bool(table.rows) and all(_is_number(row[k]) for row in table.rows) for k in range(len(table.columns))]
+    columns = [[row[k] for row in table.rows if row[k] not in ("-", "–", "")] for k in range(len(table.columns))]
+    right = [bool(column) and all(map(_is_number, column)) for column in columns]
     kind = [' class="number"' if numbers else "" for numbers in right]
     head = "".join(f'<th scope="col"{k}>{_safe(name)}</th>' for name, k in zip(table.columns, kind))
     rows = "\n".join(
@@ -153,8 +156,12 @@ def _figure(i: int, section: Figure) -> str:
     return f'<figure>\n<img alt="{_safe(section.alt)}" src="data:image/png;base64,{data}">{caption}\n</figure>'
 
 
+def _as_plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.generic) else str(value)
+
+
 def _written(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
 
 
 def _is_number(value: Any) -> bool:

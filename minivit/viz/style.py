@@ -82,7 +82,8 @@ def png(figure: Any, dpi: float = 150) -> bytes:
 
 def line(i: int) -> dict[str, Any]:
     """Color, marker and dash of the i-th line of a picture."""
-    return {"color": COLORS[i % 8], "marker": MARKERS[i % 8], "linestyle": DASHES[i % 4], "markersize": 5, "linewidth": 1.6}
+    dash = DASHES[(i + i // 8) % 4]  # the ninth has the color of the first, and another dash
+    return {"color": COLORS[i % 8], "marker": MARKERS[i % 8], "linestyle": dash, "markersize": 5, "linewidth": 1.6}
 
 
 def show_image(ax: Any, image: np.ndarray, title: str = "") -> Any:
@@ -90,7 +91,7 @@ def show_image(ax: Any, image: np.ndarray, title: str = "") -> Any:
     shown = np.clip(image[..., 0] if image.shape[-1] == 1 else image, 0, 1)
     artist = ax.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     bare(ax)
-    ax.set_title(title)
+    ax.set_title(literal(title))
     return artist
 
 
@@ -117,6 +118,11 @@ def mosaic(tiles: np.ndarray, gap: int = 1) -> tuple[np.ndarray, np.ndarray, np.
 
 def percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share < 0.995 or share == 1 else f"{100 * share:.1f} %"
+
+
+def literal(name: str) -> str:
+    """Somebody's text for a picture as it is: a dollar in it begins no formula."""
+    return name.replace("$", r"\$")
 
 
 def shortened(name: str, most: int = 20) -> str:

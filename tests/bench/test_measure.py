@@ -158,6 +158,7 @@ def test_what_is_not_installed_is_said(monkeypatch):
 def test_the_figure(some, panels):
     fig = mv.bench.figure(some)
     fig.canvas.draw()
+    assert "threads" in fig.get_suptitle()
     axes = [ax for part in (fig.subfigs or [fig]) for ax in part.axes]
     assert len(axes) == panels
     assert all(ax.get_ylabel() or [t.get_text() for t in ax.get_yticklabels()] == ["train-digits"] for ax in axes)
@@ -190,6 +191,27 @@ def test_ctrl_c_prints_what_was_measured(monkeypatch, capsys):
     printed = capsys.readouterr()
     assert printed.out.splitlines()[1].startswith("train-digits")
     assert "interrupted" in printed.err
+
+
+def test_an_error_in_a_later_row_loses_none_before_it(monkeypatch, capsys, tmp_path):
+    def run(*_):
+        yield ROWS[0]
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(mv.bench, "run", run)
+    assert main(["bench", "--json", "--plot", str(tmp_path / "b.png")]) == 2
+    printed = capsys.readouterr()
+    assert [row["name"] for row in json.loads(printed.out)["rows"]] == [ROWS[0].name]
+    assert "error: no memory" in printed.err
+    assert (tmp_path / "b.png").exists()
+
+
+def test_a_peer_that_a_row_has_not_is_named(tiny_rows, capsys):
+    said = []
+    monkey = [name for name in mv.bench.PEERS if name not in mv.bench.ROWS["train-tiny"].peers and find_spec(name)]
+    for peer in monkey[:1]:
+        list(mv.bench.run(["train-tiny"], 1, [peer], 1, said.append))
+        assert said == [f"train-tiny, which {peer} cannot do"]
 
 
 @pytest.mark.parametrize(("words", "said"), [

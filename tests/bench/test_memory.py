@@ -31,6 +31,13 @@ def test_it_does_not_count_what_was_there_before():
     assert memory.growth(lambda: None) < 8 * MB
 
 
+def test_it_counts_what_uses_memory_that_was_freed():
+    """Of arrays that the C library keeps when they are freed, too small to be given back one by one."""
+    there = [np.ones(60_000, np.uint8) for _ in range(800)]
+    del there
+    assert memory.growth(lambda: [np.ones(60_000, np.uint8) for _ in range(800)]) > 40 * MB
+
+
 def test_a_row_in_a_fresh_process():
     # a few MB: attention's probabilities alone, 64 × 4 × 17 × 17 numbers in each of 4 layers, are 1.2 MB
     assert 2 * MB < memory.peak("train-digits", "minivit", 1) < 100 * MB

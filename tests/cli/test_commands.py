@@ -101,6 +101,26 @@ def test_a_pipe_that_was_closed_and_ctrl_c(monkeypatch, capsys):
     assert capsys.readouterr().err == "\nminivit exercises: interrupted\n"
 
 
+@pytest.mark.parametrize("stream", [1, 2])
+def test_closed_streams_lose_no_work(stream, tmp_path):
+    text = f"import os, sys; os.close({stream}); sys.std{'out' if stream == 1 else 'err'} = None\n" \
+           "from minivit.cli import main; sys.exit(main(sys.argv[1:]))"
+    words = ["train", *TINY, "--run-dir", str(tmp_path / "run")]
+    assert subprocess.run([sys.executable, "-c", text, *words], check=False).returncode == 0
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_ctrl_c_before_anything(monkeypatch, capsys):
+    import minivit.cli.arguments
+
+    def stopped():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(minivit.cli.arguments, "parser", stopped)
+    assert main(["exercises", "list"]) == 130
+    assert capsys.readouterr().err == "\nminivit: interrupted\n"
+
+
 def test_unwritable_run_folder(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main(["train", *TINY, "--run-dir", str(tmp_path / "file" / "run")]) == 2
@@ -122,6 +142,7 @@ def test_train_then_evaluate_attack_info(tmp_path, capsys):
                  "--run-dir", str(tmp_path / "attack")]) == 0  # fmt: skip
     record = json.loads((tmp_path / "attack" / "attack.json").read_text())
     assert [r["eps"] for r in record["rows"]] == [0, 8 / 255]
+    assert (record["steps"], record["restarts"], record["minivit"]) == (2, 1, mv.__version__)
     assert record["n"] == 40
     assert (tmp_path / "attack" / "adversarial.png").stat().st_size > 1000
     capsys.readouterr()
@@ -206,6 +227,20 @@ def test_gradcheck_of_own_and_of_a_file(tmp_path, capsys):
     )
     assert main(["gradcheck", f"{tmp_path / 'mine.py'}:square", "--shape", "2,3"]) == 1
     assert "0.5" in capsys.readouterr().out
+    assert main(["gradcheck", f"{tmp_path / 'mine.py'}:square", "--shape", "0,3"]) == 0
+    assert "there is no element to compare" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    ("import minivit as mv\n1 / 0\n", "mine.py, line 2: it cannot be run to its end: ZeroDivisionError: division by zero"),
+    ("def f(:\n", "SyntaxError"), ("import sys\nsys.exit(0)\n", "mine.py, line 2: it cannot be run to its end: SystemExit: 0"),
+])
+def test_a_file_that_cannot_be_run_is_no_wrong_rule(text, says, tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(text)
+    assert main(["gradcheck", f"{tmp_path / 'mine.py'}:square"]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
 
 
 def test_demo_in_small(tmp_path, capsys):

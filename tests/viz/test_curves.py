@@ -37,6 +37,25 @@ def test_models_differ_in_marker_and_dash_and_are_named():
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["natural", "robust"]
 
 
+def test_names_are_drawn_as_they_are():
+    """A dollar begins no formula, and a name that begins with _ is in the legend too."""
+    names = ["_best", "a $x_{$", "$5 and $6"]
+    fig = mv.viz.robust_accuracy({name: curve([0, 0.1], [1, 0]) for name in names})
+    fig.canvas.draw()
+    texts = fig.axes[0].get_legend().get_texts()
+    assert [t.get_text().replace(r"\$", "$") for t in texts] == names
+    assert not any(t.get_text().replace(r"\$", "").count("$") for t in texts)
+
+
+def test_one_epoch_has_one_tick():
+    fig = mv.viz.training([{"epoch": 1, "loss": 1.2, "train_loss": 1.0, "test_loss": 1.1}])
+    fig.canvas.draw()
+    low, high = fig.axes[0].get_xlim()
+    assert [t for t in fig.axes[0].get_xticks() if low <= t <= high] == [1]
+    looks = [(line.get_color(), line.get_marker(), line.get_linestyle()) for line in fig.axes[0].lines]
+    assert len(set(looks)) == len(looks) == 3
+
+
 def test_a_real_curve():
     train, test = mv.data.load("digits")
     model = mv.models.ViT(image_size=8, patch_size=4, channels=1, embed_dim=8, depth=1, num_heads=1, num_classes=10)

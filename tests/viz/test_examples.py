@@ -58,7 +58,24 @@ def test_the_perturbation_is_signed_on_one_symmetric_scale_and_the_factor_is_wri
 def test_the_title_says_what_was_done(case):
     x, result, y = case
     title = mv.viz.adversarial(sums, x, result, y, limit=2).get_suptitle()
-    assert title == "PGD-7, L∞, ε = 8/255, first 2 of 3 images; 2 of 3 misclassified"
+    assert title == "PGD-7, L∞, ε = 8/255, first 2 of 3 images\n2 of 3 misclassified"
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_the_title_fits_its_figure(case, limit):
+    x, result, y = case
+    fig = mv.viz.adversarial(sums, x, result, y, limit=limit)
+    fig.canvas.draw()
+    extent = fig._suptitle.get_window_extent()
+    assert extent.x0 >= 0
+    assert extent.x1 <= fig.bbox.width
+
+
+def test_a_dollar_in_a_class_is_a_dollar(case):
+    x, result, y = case
+    fig = mv.viz.adversarial(sums, x, result, y, classes=["$5 and $x_{10", "b"])
+    fig.canvas.draw()
+    assert fig.axes[0].get_title() == r"true: \$5 and \$x_{10"
 
 
 def test_wrong_before_is_not_called_fooled(case):

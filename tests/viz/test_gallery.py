@@ -38,6 +38,15 @@ def test_confusion_of_labels_in_few_bits():
     np.testing.assert_array_equal(shown(mv.viz.confusion(labels, labels).axes[0]), np.eye(20))
 
 
+@pytest.mark.parametrize(("classes", "shown_of_them"), [(100, 50), (1000, 50), (10, 10)])
+def test_of_many_classes_every_so_many_is_named(classes, shown_of_them):
+    labels = np.arange(classes, dtype=np.uint64)
+    ax = mv.viz.confusion(labels, labels, ["very long name " + "x" * 80 + str(i) for i in range(classes)]).axes[0]
+    names = [t.get_text() for t in ax.get_yticklabels()]
+    assert len(names) == shown_of_them
+    assert max(map(len, names)) <= 20
+
+
 def test_a_class_that_never_occurs_has_an_empty_row():
     assert not shown(mv.viz.confusion(np.array([0, 2]), np.array([0, 2])).axes[0])[1].any()
 

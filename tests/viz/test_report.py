@@ -84,6 +84,12 @@ def test_numbers_stand_to_the_right_and_are_rounded(tmp_path, sections):
     page = Page((tmp_path / "r.html").read_text())
     assert [("class", "number") in attrs.items() for attrs in page.all("th")] == [False, True, True]
     assert "0.3333" in page.text
+    table = mv.viz.Table("T", ["a", "b"], [[np.float32(1 / 3), "98.1 %"], [np.float32(2), "-"]])
+    mv.viz.report(tmp_path / "r.html", "t", [table], config={"lr": np.float32(0.5)})
+    page = Page((tmp_path / "r.html").read_text())
+    assert [("class", "number") in attrs.items() for attrs in page.all("th")] == [True, True]
+    assert "0.3333" in page.text
+    assert any('"lr": 0.5' in text for text in page.text)
 
 
 def test_an_older_report_survives_a_failure(tmp_path, sections):

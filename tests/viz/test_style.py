@@ -60,6 +60,11 @@ def test_lines_differ_without_their_color_and_are_enough_for_the_benchmark():
     assert len({style.line(i)["marker"] for i in range(peers)}) == len({style.line(i)["color"] for i in range(peers)}) == peers
 
 
+def test_no_two_of_many_lines_are_the_same():
+    looks = [(style.line(i)["color"], style.line(i)["marker"], style.line(i)["linestyle"]) for i in range(32)]
+    assert len(set(looks)) == 32
+
+
 @pytest.mark.parametrize(
     ("image", "message"),
     [
