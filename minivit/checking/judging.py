@@ -74,6 +74,7 @@ class Resolution:
         rounding = np.minimum(20 * unit, 1e-8 * (parts + self.size))
         # within rounding, but is that more than to say that both are small?
         told = (error <= 1e-2 * larger) | (larger <= np.maximum(4 * unit, 1e-8 * scale))
+        told |= (np.abs(a) <= unit) & (np.abs(n) <= 8 * unit)
         return (error <= self.rtol * np.abs(n) + 1e-9 * parts) | ((error <= rounding) & told)
 
     def verdict(self, a: float, r: Refined, parts: float, scale: float) -> str:

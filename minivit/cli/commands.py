@@ -164,8 +164,9 @@ def gradcheck(arguments: argparse.Namespace) -> int:
             if not arguments.shape and len(shapes) > 1:
                 print(f"{name}: {len(shapes)} inputs of shape (3, 4); --shape for each gives others, as one that is broadcast")
         else:
-            sample = samples(name, rng)
-            f, inputs = _of_its_inputs(mv.autograd.REGISTRY[name], sample)
+            f, inputs = _of_its_inputs(mv.autograd.REGISTRY[name], samples(name, rng))
+            while not all(np.size(x) and np.isfinite(x).all() for x in inputs):  # empty ones are drawn too, and masks of -inf
+                f, inputs = _of_its_inputs(mv.autograd.REGISTRY[name], samples(name, rng))
         try:
             report = mv.gradcheck(f, *inputs, order=arguments.order, seed=arguments.seed)
         except mv.GradcheckError as error:
