@@ -87,7 +87,8 @@ def training(history: Any) -> Any:
     fig = new_figure(3.7 * len(panels), 3.3)
     for ax, (what, label, scale) in zip(fig.subplots(1, len(panels), squeeze=False)[0], panels):
         for part, values in curves[what].items():
-            style = line(PARTS.index(part) if part in PARTS else len(PARTS)) | {"markersize": 3.5}
+            alone = len(curves[what]) == 1  # as the learning rate is
+            style = line(PARTS.index(part) if part in PARTS else 0 if alone else len(PARTS)) | {"markersize": 3.5}
             if len(rows) > 40:
                 style["marker"] = ""
             ax.plot(epochs, scale * values, label=part, **style)
