@@ -399,13 +399,16 @@ class _Search:
             slope = slope_through_all(problem, y, g, analytic, rng, self.rtol)
             if not slope.agrees():
                 closer = cache(slope.closer)
-                if closer()[0] != "kink":
-                    return _Look(True, closer=closer)
+                break
             worst = max(worst, slope.error)
         beside = self._slope_beside(problem, g, rng)
-        if beside is not None and not beside.agrees() and beside.closer()[0] == "wrong":
-            return _Look(True, closer=cache(beside.closer))
-        return _Look(closer is not None, error=worst, closer=closer)
+        if beside is None or beside.agrees():
+            return _Look(closer is not None, error=worst, closer=closer)
+        there = cache(beside.closer)
+        if closer is None:
+            return _Look(True, closer=there) if there()[0] == "wrong" else _Look(False, error=worst)
+        here = closer  # neither agrees, so a kink is hardly the reason; to look closely costs more, and can wait
+        return _Look(True, closer=lambda: there() if there()[0] == "wrong" else here())
 
     def _slope_beside(self, problem: Problem, g: Array, rng: np.random.Generator) -> Slope | None:
         """The last direction goes from inputs and parameters a little beside these, where what was right by chance is not."""
