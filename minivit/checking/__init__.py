@@ -2,8 +2,8 @@
 
 Read in this order: `differences.py` (derivatives without calculus), `problem.py` (what is checked), `form.py` (shape,
 dtype, what was touched), `judging.py` (which elements are wrong), `check.py` (the whole) with `elsewhere.py` (other inputs),
-`diagnosis.py` (the causes, one small test each, and `paths.py` with `tracing.py`: which step), `report.py`; then
-`overwritten.py` with `watching.py` (values that were changed after they were kept) and `modules.py` (whole models: which
+`evidence.py` and `diagnosis.py` (the causes, one small test each, and `paths.py` with `tracing.py`: which step), `report.py`;
+then `overwritten.py` with `watching.py` (values that were changed after they were kept) and `modules.py` (whole models: which
 layer); and beside them two checks that need no step size: `linear.py` (adjoints) and `taylor.py` (whole models).
 """
 

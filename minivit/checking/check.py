@@ -11,19 +11,18 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numpy as np
 
 from minivit.autograd.tensor import mode
 from minivit.checking.diagnosis import diagnose
-from minivit.checking.differences import EPS, STEP, complex_step, differences
-from minivit.checking.elsewhere import moved, other_kinds
+from minivit.checking.differences import EPS, STEP
+from minivit.checking.elsewhere import SHARES, cotangent, moved, other_kinds
+from minivit.checking.evidence import point_of, second_point, third_opinions
 from minivit.checking.form import Form
 from minivit.checking.judging import Judged, judge_all, slope_through_all
 from minivit.checking.overwritten import changed_by_the_backward, overwritten
-from minivit.checking.point import Point
 from minivit.checking.problem import Arguments, HandWritten, Problem, Recorded, check_forward
 from minivit.checking.report import Finding, GradcheckError, Report, Row
 
@@ -89,7 +88,7 @@ def _orders(problem: Problem, order: int, seed: int, rtol: float, max_elements: 
         rng = np.random.default_rng([seed, k])
         if k == 1:
             y = check_forward(problem)
-            g = _cotangent(rng, y.shape)
+            g = cotangent(rng, y.shape)
         else:
             assert isinstance(problem, Recorded)
             problem = problem.next_order(g)
@@ -97,7 +96,7 @@ def _orders(problem: Problem, order: int, seed: int, rtol: float, max_elements: 
                 y = check_forward(problem)
             except Exception as error:
                 raise _stopped(problem, k, seed, error) from error
-            g = _cotangent(rng, y.shape)
+            g = cotangent(rng, y.shape)
         limit = max(1, max_elements // 4 ** (k - 1))
         report, cause = _check(problem, y, g, rng, k, seed, rtol, limit)
         if report.verdict != "wrong":
@@ -145,11 +144,6 @@ def _check_options(order: Any, seed: Any, rtol: Any, max_elements: Any) -> None:
         raise ValueError(f"max_elements: expected an integer, 1 or more, got {max_elements!r}")
 
 
-def _cotangent(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Random, of either sign, and none of it small: every output counts."""
-    return np.asarray(rng.uniform(0.5, 1.5, shape) * rng.choice([-1.0, 1.0], shape))
-
-
 # ---- one order ----
 
 
@@ -173,7 +167,7 @@ def _check(
     other = None
     if form.usable:
         analytic: list[Any] = list(problem.gradient(problem.inputs, g))
-        other = problem.gradient(problem.inputs, _cotangent(rng, y.shape))
+        other = problem.gradient(problem.inputs, cotangent(rng, y.shape))
         faults += form.reused() or _behavior(problem, y, g, analytic, other, rng, report)
         if isinstance(problem, HandWritten) and not faults:
             faults += changed_by_the_backward(problem, g)
@@ -194,7 +188,7 @@ def _check(
     if wrong or faults:
         report.verdict = "wrong"
         report.findings = _findings(problem, y, g, analytic, judged, other, form, faults, wrong, rng, rtol, limit)
-        _third_opinions(report, problem, y, g, analytic, judged)
+        third_opinions(report, problem, y, g, analytic, judged)
         return report, None
     report.findings = _undecided(problem, judged, noise, rtol, analytic)
     if not report.counts["checked"]:
@@ -219,7 +213,7 @@ def _elsewhere(
     """
     options = (g, rng, order, seed, rtol, limit)
     given = problem.gradient(problem.inputs, g)
-    for share in (0.2, 0.02, 0.001):  # f may bear small changes only
+    for share in SHARES:
         inputs = moved(problem.inputs, rng, share)
         found = _at(problem, inputs, *options)
         if found is not None:
@@ -406,8 +400,8 @@ def _findings(
     certain = [f for f in faults if f.code in ("nondeterministic", "mutated_input", "overwritten", "reused_result")]
     causes = _inside(problem, rtol, limit)
     if not causes:
-        points = [_point(problem, problem.inputs, y, g, analytic, judged, other)]
-        second = _second_point(problem, g, rng, rtol, limit, wrong, form.usable)
+        points = [point_of(problem, problem.inputs, y, g, analytic, judged, other)]
+        second = second_point(problem, g, rng, rtol, limit, wrong, form.usable)
         causes = diagnose(points if second is None else [*points, second], wrong)
     rest = [f for f in faults if f not in certain]
     if any(f.code == "unexplained" for f in rest):  # not linear in g, which only a forgotten cotangent explains
@@ -456,103 +450,6 @@ def _single_precision(analytic: list[Any], judged: list[Judged], wrong: list[int
         if np.max(np.abs(j.a - j.n)) > 1e-5 * np.max(np.abs(j.n)):
             return False
     return True
-
-
-def _point(
-    problem: Problem, inputs: list[Array], y: Array, g: Array, analytic: list[Any], judged: list[Judged],
-    other: list[Array] | None,
-) -> Point:  # fmt: skip
-    full = [len(j.elements) == x.size and not j.kinks for j, x in zip(judged, inputs)]
-    smooth = [[k for k in range(len(j.n)) if k not in j.kinks] for j in judged]
-    n = [j.n.reshape(x.shape) if whole else j.n[s] for j, x, whole, s in zip(judged, inputs, full, smooth)]
-    bar = [j.bar.reshape(x.shape) if whole else j.bar[s] for j, x, whole, s in zip(judged, inputs, full, smooth)]
-    a = [None if a_ is None else a_ if whole or a_.shape != x.shape else j.a[s]
-         for a_, j, x, whole, s in zip(analytic, judged, inputs, full, smooth)]  # fmt: skip
-
-    def full_sum(i: int) -> Array | None:
-        """The numeric gradient with input i first spread to the result's shape, if f allows that."""
-        x = inputs[i]
-        if x.shape == y.shape or y.size > 2000:
-            return None
-        try:
-            spread = np.array(np.broadcast_to(x, y.shape))
-            if not np.array_equal(problem.value(*inputs[:i], spread, *inputs[i + 1 :]), y):
-                return None
-            return differences(lambda v: problem.value(*inputs[:i], v, *inputs[i + 1 :]), spread, g, range(y.size)).value
-        except Exception:  # f is particular about the shape: then this is not known
-            return None
-
-    return Point(inputs, problem.names, y, g, a, n, bar, full, [j.columns for j in judged], other, problem.constants,
-                 problem.derivative, full_sum, cache(lambda: problem.steps(inputs)))  # fmt: skip
-
-
-def _second_point(
-    problem: Problem, g: Array, rng: np.random.Generator, rtol: float, limit: int, wrong: list[int], usable: bool
-) -> Point | None:
-    """What is wrong at inputs a little beside those given."""
-    for share in (0.2, 0.02, 0.001):
-        point = _point_beside(problem, share, g, rng, rtol, limit, wrong, usable)
-        if point is not None:
-            return point
-    return None
-
-
-def _point_beside(
-    problem: Problem, share: float, g: Array, rng: np.random.Generator, rtol: float, limit: int, wrong: list[int], usable: bool
-) -> Point | None:
-    before = problem.inputs
-    problem.inputs = moved(before, rng, share)
-    try:
-        y = check_forward(problem)
-        if y.shape != g.shape:
-            return None
-        if usable:
-            analytic: list[Any] = list(problem.gradient(problem.inputs, g))
-            other = problem.gradient(problem.inputs, _cotangent(rng, y.shape))
-        else:
-            analytic, other = [None if a is None else np.asarray(a, dtype=np.float64)
-                               for a in problem.form(problem.inputs, g).gradients], None  # fmt: skip
-        judged, _ = judge_all(problem, y, g, analytic, rng, rtol, limit)
-        if not usable or all(judged[i].wrong.any() for i in wrong):
-            return _point(problem, problem.inputs, y, g, analytic, judged, other)
-        return None
-    except Exception:  # f or its backward does not take those inputs: then there is one point only
-        return None
-    finally:
-        problem.inputs = before
-
-
-def _third_opinions(
-    report: Report, problem: Problem, y: Array, g: Array, analytic: list[Any], judged: list[Judged]
-) -> None:
-    """The complex step, where f carries complex numbers, and the Taylor slope, along the elements that are wrong."""
-    if any(a is None or a.shape != x.shape or not np.isfinite(a).all() for a, x in zip(analytic, problem.inputs)):
-        return
-    ds = []
-    for x, j in zip(problem.inputs, judged):
-        d = np.zeros(x.shape)
-        d.flat[j.elements[j.wrong]] = np.sign(j.a - j.n)[j.wrong]
-        ds.append(d / (np.linalg.norm(d) or 1.0))
-    if not any(d.any() for d in ds):
-        return
-    slope = sum(float(np.sum(a * d)) for a, d in zip(analytic, ds))
-
-    def phi(t: float) -> float:
-        with np.errstate(all="ignore"):
-            return float(np.sum(g * (problem.value(*(x + t * d for x, d in zip(problem.inputs, ds))) - y)))
-
-    numeric = (4 * (phi(STEP / 2) - phi(-STEP / 2)) / STEP - (phi(STEP) - phi(-STEP)) / (2 * STEP)) / 3
-    if isinstance(problem, HandWritten) and len(problem.inputs) == 1:
-        value = complex_step(problem.complex_value, problem.inputs[0], ds[0], g)
-        if value is not None and abs(numeric - slope) > 1e-5 * abs(numeric):
-            nearer = "numeric" if abs(value - numeric) < abs(value - slope) else "analytic"
-            report.opinions.append(f"the complex step agrees with: {nearer}")
-    steps = 1e-3 / 2.0 ** np.arange(4)
-    remainder = np.array([abs(phi(h) - h * slope) for h in steps])
-    decides = abs(numeric - slope) * steps > 0.5 * remainder  # not the curvature, beside which a small error disappears
-    if np.isfinite(remainder).all() and remainder.min() > 1e3 * EPS * float(np.sum(np.abs(g * y))) and decides.all():
-        fitted = np.polyfit(np.log(steps), np.log(remainder), 1)[0]
-        report.opinions.append(f"Taylor slope {fitted:.2f} (2 if right, 1 if wrong)")
 
 
 def _stopped(problem: Problem, order: int, seed: int, error: Exception) -> GradcheckError:

@@ -1,4 +1,4 @@
-"""Other inputs than those given: a rule that is right at special ones may be right there only."""
+"""Other inputs than those given, since a rule that is right at special ones may be right there only; and cotangents."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 Array = np.ndarray
+SHARES = (0.2, 0.02, 0.001)  # of themselves, by which inputs are moved; the smaller ones where f does not bear the larger
+
+
+def cotangent(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Random, of either sign, and none of it small: every output counts."""
+    return np.asarray(rng.uniform(0.5, 1.5, shape) * rng.choice([-1.0, 1.0], shape))
 
 
 def moved(inputs: Sequence[Array], rng: np.random.Generator, share: float = 0.2, free: bool = False) -> list[Array]:

@@ -72,7 +72,8 @@ class Resolution:
         error, larger = np.abs(a - n), np.maximum(np.abs(a), np.abs(n))
         unit = self.noise / self.step
         rounding = np.minimum(20 * unit, 1e-8 * (parts + self.size))
-        # within rounding, but is that more than to say that both are small?
+        # within rounding, but is that more than to say that both are small? Of what is nothing beside the rest, or claimed to
+        # be 0, no more is asked
         told = (error <= 1e-2 * larger) | (larger <= np.maximum(4 * unit, 1e-8 * scale))
         told |= (np.abs(a) <= unit) & (np.abs(n) <= 8 * unit)
         return (error <= self.rtol * np.abs(n) + 1e-9 * parts) | ((error <= rounding) & told)

@@ -25,9 +25,9 @@ import numpy as np
 from minivit.autograd import Tensor, no_grad
 from minivit.autograd.primitives import concatenate, identity, reshape
 from minivit.backend import device_of, is_array, to_device, to_numpy
-from minivit.checking.check import _cotangent, _orders
+from minivit.checking.check import _orders
 from minivit.checking.differences import Refined
-from minivit.checking.elsewhere import moved
+from minivit.checking.elsewhere import cotangent, moved
 from minivit.checking.judging import Slope, slope_through_all
 from minivit.checking.problem import Arguments, Problem, Recorded, _forward, _parameter_names, check_output
 from minivit.checking.report import Finding, GradcheckError, Report
@@ -99,7 +99,7 @@ class _Weights:
                 # fresh biases are 0 and fresh norms are 1: points at which a wrong gradient may look right
                 # and a layer scale of 1e-6 hides whatever is behind it
                 size = abs(values.flat[0])
-                values = values + 0.1 * (size if size >= 0.01 else 1.0) * _cotangent(rng, values.shape)
+                values = values + 0.1 * (size if size >= 0.01 else 1.0) * cotangent(rng, values.shape)
             self.values[id(p)] = values
         self.active = {id(p) for p in self.tensors if p.requires_grad}
 
@@ -375,7 +375,7 @@ class _Search:
         rng = np.random.default_rng([self.seed, self.order])
         x = problem.inputs
         y = problem.value(*x)
-        g = _cotangent(rng, y.shape)
+        g = cotangent(rng, y.shape)
         for _ in range(1, self.order):
             assert isinstance(problem, Recorded)
             problem = problem.next_order(g)
@@ -384,7 +384,7 @@ class _Search:
                 y = problem.value(*x)
             except Exception as error:
                 return _Look(True, [Finding("raised", str(error), {})])
-            g = _cotangent(rng, y.shape)
+            g = cotangent(rng, y.shape)
         form = problem.form(x, g)
         if form.findings:
             return _Look(True, form.findings)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from minivit.checking import Finding
+from minivit.data.dataset import natural
 from minivit.exercises.checks import Check, Functions, NotDoneYet, Raised
 from minivit.exercises.exercise import Exercise
 from minivit.exercises.traces import explain_exception
@@ -132,8 +133,7 @@ def run_checks(
     A check that meets a stub is "not done yet", and the next one is run. `all_of_them`: goes on after a failure, too.
     `only`: the functions to check; the others may be needed by their checks.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise TypeError(f"seed: expected an integer, 0 or more, got {seed!r}")
+    seed = natural("seed", seed)
     result = Result(exercise.name)
     for check in exercise.checks:
         if only is not None and check.function not in only:

@@ -344,7 +344,7 @@ class _Training:
 
         sums = {name: state["sums"][name] for name in self.sums}
         step, best_accuracy = operator.index(state["step"]), state["best_accuracy"]
-        float(sum(sums.values()) + best_accuracy)  # numbers, all of them, or this raises before anything is changed
+        sum(sums.values(), best_accuracy)  # numbers, all of them, or this raises before anything is changed
         self.model.load_state_dict(part("model"))
         self.optimizer.load_state_dict(part("optimizer"))
         if self.ema is not None:

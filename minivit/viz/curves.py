@@ -95,8 +95,6 @@ def training(history: Any) -> Any:
         ax.set(title=what.replace("lr", "learning rate"), xlabel="epoch", ylabel=label)
         ax.grid(alpha=0.3)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        if len(rows) == 1:
-            ax.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
         if what != "lr":
             ax.legend()
     return fig

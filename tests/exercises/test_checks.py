@@ -1,8 +1,11 @@
 """What a check says of a result: the cause where two arrays show it, and nothing of a right one."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from minivit.exercises import checks, e04_softmax
 from minivit.exercises.checks import Finding, Gradient, NotDoneYet, Property, Raised, Values
 from minivit.exercises.values import explain_values
 
@@ -132,3 +135,10 @@ def test_a_result_that_a_property_cannot_use():
     assert found[0].code == "unusable_result"
     assert "f returned None; is a return missing?" in text
     assert "a float, which cannot be used here: TypeError" in findings(check, f=float)[1]
+
+
+def test_steps_of_the_solution_are_named_once():
+    hidden = checks._Hidden(Path(e04_softmax.__file__), "softmax")
+    line = "`e = np.exp(x - x.max(axis=-1, keepdims=True))` (line 40)"
+    assert hidden.text(f"comes back through {line} in {line}") == "comes back through a step of softmax"
+    assert hidden.text("through `y = 3` (line 2) in `z = 4`") == "through `y = 3` in `z = 4`"

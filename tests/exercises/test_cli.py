@@ -71,6 +71,7 @@ def test_several_files_the_worst_decides(folder, capsys):
     assert [line for line in out.splitlines() if line in ("a.py", "b.py")] == ["a.py", "b.py"]  # which is which
     (folder / "a.py").write_text("# minivit exercise: product\n" + RIGHT + REUSE, encoding="utf-8-sig")  # with a mark of order
     assert exercises("check", "a.py") == 0
+    capsys.readouterr()
     assert exercises("check", "nowhere.py", "c.py", "a.py") == 2  # the last is answered all the same
     assert "product: passed" in capsys.readouterr().out
 

@@ -137,10 +137,8 @@ def test_a_cell_that_fails_matters_only_if_a_function_is_missing(tmp_path):
     assert notebook_with(tmp_path, *magic, "1 / 0", RIGHT, "assert False", REUSE).verdict == "passed"
     for line in ("%time", "files = !ls", "np.sum?", "?np.sum", "product_backward??"):  # in the very cell
         assert notebook_with(tmp_path, RIGHT + "\n" + line, REUSE).verdict == "passed"
-    remainder = RIGHT.replace("g * y", "(g * y\n    % 1e9)")  # this line begins with % and is Python
-    assert notebook_with(tmp_path, remainder, REUSE).findings[0].code != "raised"
-    text = "def product_backward(g, x, y):\n    return (g\n* y), g * x"
-    assert notebook_with(tmp_path, text, REUSE).verdict == "passed"
+    remainder = RIGHT.replace("g * y", "g * y * (7\n    % 2)")  # this line begins with % and is Python
+    assert notebook_with(tmp_path, remainder, REUSE).verdict == "passed"
     result = notebook_with(tmp_path, "1 / 0", RIGHT.replace("y):", "y:"), REUSE)
     assert result.findings[0].code == "not_python"
     assert "cell 2" in str(result)

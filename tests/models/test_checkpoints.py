@@ -157,6 +157,7 @@ CONFIGS = {
     "giant image, sinusoidal": ({"image_size": 4 * 10**6, "position": "sinusoidal"}, "they promise about"),
     "giant image, relative": ({"image_size": 2000, "position": "relative"}, "they promise about"),
     "number beyond all": ({"depth": 10**400}, "they promise about|integer string conversion"),
+    "width beyond all": ({"embed_dim": 10**400, "num_heads": 1}, "too large to convert|integer string conversion"),
     "mean beyond all": ({"mean": 10**400}, "mean: expected a number|integer string conversion"),
     "mean beyond float32": ({"mean": 1e300}, "mean: expected a number"),
     "norm beyond all": ({"norm_eps": 10**400}, "norm_eps: expected a positive number|integer string conversion"),
