@@ -35,13 +35,13 @@ def figure(rows: Sequence[Row]) -> Any:
 
 def _about(rows: Sequence[Row]) -> str:
     """The machine, and what the table says below: whether the ratios can be trusted."""
-    parts = [machine()["processor"], f"{rows[0].threads} threads"]
+    parts = [f"{machine()['processor']}; {rows[0].threads} threads"]
     if not any(peer in row.seconds for row in rows for peer in PEERS):
         parts.append("no peer was timed")
     busy = max((row.others or 0.0 for row in rows), default=0.0)
     if busy > BUSY:
         parts.append(f"other programs kept up to {busy:.1f} cores busy: too much for ratios to be trusted")
-    return "; ".join(parts)
+    return "\n".join(parts)
 
 
 def _ratios(ax: Any, rows: Sequence[Row]) -> None:

@@ -169,6 +169,16 @@ def test_the_figure(some, panels):
         assert memory_axes.get_xlabel() == "tokens"
 
 
+@pytest.mark.parametrize("some", [ROWS[:1], ROWS[1:]])
+def test_the_figure_says_it_too_and_has_room_for_it(some):
+    fig = mv.bench.figure([dataclasses.replace(row, others=0.6) for row in some])
+    fig.canvas.draw()
+    extent = fig._suptitle.get_window_extent()
+    assert "too much for ratios to be trusted" in fig.get_suptitle()
+    assert extent.x0 >= 0
+    assert extent.x1 <= fig.bbox.width
+
+
 def test_the_command(tiny_rows, capsys, tmp_path):
     picture = tmp_path / "bench.png"
     names = ["pytorch"] if find_spec("torch") else []
