@@ -40,7 +40,7 @@ def _about(rows: Sequence[Row]) -> str:
         parts.append("no peer was timed")
     busy = max((row.others or 0.0 for row in rows), default=0.0)
     if busy > BUSY:
-        parts.append(f"other programs kept up to {busy:.1f} cores busy: too much for ratios to be trusted")
+        parts.append(f"other programs kept up to {busy:.1f} cores busy:\ntoo much for ratios to be trusted")
     return "\n".join(parts)
 
 
