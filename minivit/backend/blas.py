@@ -33,13 +33,20 @@ class _SingleThreadedBlas:
 
     def __exit__(self, *_: Any) -> None:
         with self._lock:
+            if self._depth == 0:  # the block was begun before a fork
+                return
             self._depth -= 1
             if self._depth == 0:
-                for (_, put), n in zip(self._libraries or (), self._before):
-                    put(n)
+                self._give_back()
+
+    def _give_back(self) -> None:
+        for (_, put), n in zip(self._libraries or (), self._before):
+            put(n)
 
     def forget(self) -> None:
-        """In the child after a fork: a lock that another thread held stays locked there."""
+        """In the child after a fork: it has none of the threads that are within a block, nor the lock they may hold."""
+        if self._depth:
+            self._give_back()
         self._depth, self._lock = 0, threading.Lock()
 
 

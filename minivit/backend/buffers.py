@@ -5,7 +5,7 @@ and takes them back when the array dies. `empty` hands out memory that an earlie
 returned by hand: the memory comes back when the last view of the array is gone.
 
 How: the base of a view is the last array in the chain of bases. The base of the array handed out is no array, so all its views
-keep that array alive, and a weak reference to it puts the memory back on the shelf when the last one is gone.
+keep that array alive, and a weak reference to it says when the last one is gone. The next request puts the memory on the shelf.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ _ALIGNED = 64  # bytes: no vector of 64 then lies across two lines of a cache
 
 _shelf: dict[int, deque[Any]] = {}  # size in bytes -> memory of that size that nobody uses
 _lent: dict[int, tuple[weakref.ref, Any]] = {}  # id of the weak reference -> (it, the memory its array covers)
+_gone: deque[weakref.ref] = deque()  # references whose arrays are gone; append is no Python code, where a Ctrl-C would be lost
 _asked: dict[int, int] = {}  # size in bytes -> when it was asked for last, by the clock
 _clock = count()
 _on_shelf = 0
@@ -41,6 +42,7 @@ def empty(shape: tuple[int, ...], dtype: Any, xp: Any = np) -> Any:
     size = prod(shape) * np.dtype(dtype).itemsize
     if xp is not np or size < _SMALLEST:
         return xp.empty(shape, dtype)
+    _take_back()
     size = -(-size // _SMALLEST) * _SMALLEST  # rounded up, so that nearly equal shapes share
     _asked[size] = next(_clock)
     memory = _from_shelf(size)
@@ -50,7 +52,7 @@ def empty(shape: tuple[int, ...], dtype: Any, xp: Any = np) -> Any:
         taken = len(memory)
         _on_shelf -= taken
     array = np.ndarray(shape, dtype, memory)
-    reference = weakref.ref(array, _take_back)
+    reference = weakref.ref(array, _gone.append)
     _lent[id(reference)] = (reference, memory)
     return array
 
@@ -113,12 +115,18 @@ def concatenate(arrays: tuple[Any, ...], axis: int) -> Any:
     return np.concatenate(arrays, axis=axis, out=empty(tuple(shape), np.result_type(*arrays)))
 
 
-def _take_back(reference: weakref.ref) -> None:
+def _take_back() -> None:
+    """Puts the memory of all arrays that are gone on the shelf, and gives what is too much to the system."""
     global _on_shelf
-    _, memory = _lent.pop(id(reference))
-    size = len(memory)
-    _shelf.setdefault(size, deque()).append(memory)
-    _on_shelf += size
+    while _gone:
+        try:
+            reference = _gone.popleft()
+        except IndexError:  # another thread was quicker
+            break
+        _, memory = _lent.pop(id(reference))
+        size = len(memory)
+        _shelf.setdefault(size, deque()).append(memory)
+        _on_shelf += size
     while _on_shelf > _SHELF_LIMIT:
         try:
             oldest = min((size for size in list(_shelf) if _shelf[size]), key=_asked.__getitem__)

@@ -209,7 +209,8 @@ class Adam(Optimizer):
         beta1, beta2 = self.betas
         fast = kernel("adam", theta, g, m, v)
         if fast:
-            fast(theta.size, self.lr, beta1, beta2, self.eps, 1 - beta1**self.t, 1 - beta2**self.t, theta, g, m, v)
+            c1, c2 = 1 - beta1**self.t, 1 - beta2**self.t
+            fast(theta.size, self.lr, beta1, 1 - beta1, beta2, 1 - beta2, self.eps, c1, c2, theta, g, m, v)
             return
         m *= beta1
         m += (1 - beta1) * g

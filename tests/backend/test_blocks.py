@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -263,6 +264,44 @@ def test_a_forked_child_makes_threads_of_its_own(two_threads):
     leave.set()
     holder.join()
     assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("whose", ["another thread's", "its own"])
+def test_a_child_forked_within_a_block_has_all_threads_for_products(whose):
+    code = f"""
+import os, signal, threading
+from threadpoolctl import threadpool_info
+import numpy as np
+from minivit.backend.blas import single_threaded_blas
+def blas_threads():
+    return max(i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas")
+before, held, leave = blas_threads(), threading.Event(), threading.Event()
+def hold():
+    with single_threaded_blas:
+        held.set()
+        leave.wait(20)
+def child():
+    if os.fork() == 0:
+        signal.alarm(20)
+        return True
+    leave.set()
+    return os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
+if {whose == "its own"}:
+    with single_threaded_blas:
+        child()
+else:
+    threading.Thread(target=hold).start()
+    held.wait(20)
+    child()
+outside = blas_threads()
+with single_threaded_blas:
+    inside = blas_threads()
+os._exit(0 if (outside, inside, blas_threads()) == (before, 1, before) else 1)
+"""
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=environment, timeout=60)
+    assert done.returncode == 0
 
 
 # ---- the operations ----

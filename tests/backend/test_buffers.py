@@ -21,6 +21,7 @@ LARGE = 1 << 18  # bytes, well above the size from which memory is pooled
 def own_shelf(monkeypatch):
     """An empty shelf for each test; what other tests still hold comes back to it, so sizes here are unusual ones."""
     gc.collect()
+    buffers._take_back()
     monkeypatch.setattr(buffers, "_shelf", {})
     monkeypatch.setattr(buffers, "_on_shelf", 0)
 
@@ -30,6 +31,7 @@ def address(a):
 
 
 def on_shelf():
+    buffers._take_back()
     return sum(len(memory) for memories in buffers._shelf.values() for memory in memories)
 
 
@@ -112,6 +114,19 @@ def test_no_memory_comes_back_while_a_view_lives(name):
     assert address(empty((256, 256), "float32")) == where
 
 
+def test_no_python_code_runs_when_an_array_goes():
+    """A Ctrl-C that came meanwhile would be printed and forgotten, and the memory with it."""
+    a = empty((LARGE,), "uint8")
+    seen = []
+    sys.setprofile(lambda frame, event, _: seen.append(event))
+    try:
+        del a
+    finally:
+        sys.setprofile(None)
+    assert "call" not in seen
+    assert on_shelf() == LARGE
+
+
 def test_a_closure_and_an_exception_hold_on_too():
     a = empty((256, 256), "float32")
     hold = lambda a=a[2:]: a  # noqa: E731
@@ -128,13 +143,16 @@ def test_the_shelf_has_a_limit_and_forgets_what_was_not_asked_for_longest(monkey
     assert on_shelf() == 4 * LARGE
     new = [empty((2 * LARGE,), "uint8") for _ in range(2)]
     del new
-    assert {size: len(kept) for size, kept in buffers._shelf.items()} == {LARGE: 0, 2 * LARGE: 2}
     assert on_shelf() == buffers._on_shelf == 4 * LARGE
+    assert {size: len(kept) for size, kept in buffers._shelf.items()} == {LARGE: 0, 2 * LARGE: 2}
 
 
 def test_many_sizes_do_not_pile_up(monkeypatch):
     monkeypatch.setattr(buffers, "_SHELF_LIMIT", 8 * LARGE)
     lent = len(buffers._lent)
+    for i in range(300):
+        empty((LARGE + i * 65536,), "uint8")
+        assert len(buffers._lent) <= lent + 1
     for i in range(300):
         empty((LARGE + i * 65536,), "uint8")
         assert on_shelf() == buffers._on_shelf <= 8 * LARGE

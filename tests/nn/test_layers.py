@@ -1,5 +1,6 @@
 """The layers against plain NumPy, and randomness that is counted: a function of (seed, layer, step, index)."""
 
+import contextlib
 import copy
 import math
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 import minivit as mv
+from minivit.backend import array_code
 from minivit.nn import MLP, Dropout, DropPath, LayerNorm, Linear, init
 from minivit.nn.module import Module, set_step
 
@@ -36,6 +38,40 @@ def test_layer_norm(eps):
     mean, variance = X.mean(-1, keepdims=True), X.var(-1, keepdims=True)
     expected = (X - mean) / np.sqrt(variance + eps) * layer.weight.numpy() + layer.bias.numpy()
     np.testing.assert_allclose(layer(X).numpy(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("value", [0.1, 1100.0, -3e4])
+def test_layer_norm_of_equal_numbers_is_the_bias(dtype, value, compiled):
+    """The rounding of their mean must not be taken for a deviation."""
+    bias = np.linspace(-1, 1, 768).astype(dtype)
+    with contextlib.nullcontext() if compiled else array_code():
+        y = mv.ops.layer_norm(np.full((3, 768), value, dtype), np.ones(768, dtype), bias)
+    np.testing.assert_allclose(y, np.tile(bias, (3, 1)), atol=1e-3)
+
+
+@pytest.mark.parametrize("spread", [1e-3, 1.0, 40.0, 3000.0])
+def test_layer_norm_of_float16(spread):
+    """A sum of squares is larger than the largest float16 long before the numbers are."""
+    x = (5 * spread + spread * np.random.default_rng(0).standard_normal((9, 768))).astype("float16")
+    g = np.random.default_rng(1).standard_normal(x.shape).astype("float16")
+    found, exact = [], []
+    for dtype, results in (("float16", found), ("float64", exact)):
+        t = mv.Tensor(x.astype(dtype), requires_grad=True)
+        y = mv.ops.layer_norm(t, np.ones(768, dtype), np.zeros(768, dtype))
+        results += [y.numpy(), mv.grad(y, [t], g.astype(dtype))[0].numpy()]
+    assert [a.dtype for a in found] == ["float16"] * 2
+    for a, b in zip(found, exact):
+        np.testing.assert_allclose(a, b, rtol=5e-3, atol=5e-3 * np.abs(b).max())
+
+
+def test_a_batch_of_labels_may_be_filled_again_before_the_gradients():
+    logits, labels = mv.Tensor(rng.standard_normal((4, 3)), requires_grad=True), np.array([0, 1, 2, 0])
+    expected = mv.grad(mv.ops.cross_entropy(logits, labels), [logits])[0].numpy()
+    loss = mv.ops.cross_entropy(logits, labels)
+    labels[:] = 1
+    np.testing.assert_array_equal(mv.grad(loss, [logits])[0].numpy(), expected)
 
 
 @pytest.mark.parametrize("approximate", [False, True])

@@ -96,4 +96,4 @@ def _check(logits, labels, reduction, label_smoothing):
         raise ValueError(
             f"cross_entropy: labels must be in [0, {K}) for {K} classes, got {int(labels.min())} to {int(labels.max())}"
         )
-    return to_device(labels, device_of(logits))
+    return to_device(labels.copy(), device_of(logits))  # a batch's array may be filled again before the gradients are asked for

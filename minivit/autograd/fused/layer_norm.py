@@ -31,14 +31,18 @@ def layer_norm(x, weight, bias, *, eps=1e-6):
         return fast[0], fast[1:]
     rows = x.reshape(-1, D)
     out = empty(rows.shape, x.dtype, xp)
-    mu, rstd = xp.empty((len(rows), 1), x.dtype), xp.empty((len(rows), 1), x.dtype)
-    average = xp.full((D, 1), 1 / D, x.dtype)  # a product with it is the mean, several times as fast as np.mean on short rows
+    sums = "float32" if x.dtype == "float16" else x.dtype  # a float16 ends at 65,504
+    mu, rstd = xp.empty((len(rows), 1), sums), xp.empty((len(rows), 1), sums)
+    average = xp.full((D, 1), 1 / D, sums)  # a product with it is the mean, several times as fast as np.mean on short rows
 
     def work(block):
         y, m, r = out[block], mu[block], rstd[block]
         xp.matmul(rows[block], average, out=m)
         xp.subtract(rows[block], m, out=y)
-        r[:, 0] = xp.einsum("nd,nd->n", y, y)
+        rest = y @ average  # of a row far from zero, the first mean has lost digits
+        m += rest
+        y -= rest
+        r[:, 0] = xp.einsum("nd,nd->n", y, y, dtype=sums)
         r *= 1 / D
         r += eps
         xp.sqrt(r, out=r)

@@ -34,8 +34,9 @@ _FILES = ("threads.c", "kernels.c", "products.c", "linear.c", "attention.c", "en
 WORTH_THREADS = 1 << 14  # elements of one of a kernel's first arrays; the threads take some microseconds to begin and to end
 
 _FLOAT32 = np.dtype(np.float32)  # which is quicker to compare with than its class
-_enabled = os.environ.get("MINIVIT_KERNELS", "").lower() not in ("off", "0", "no")
-_lock = threading.Lock()
+_off = ["MINIVIT_KERNELS"] if os.environ.get("MINIVIT_KERNELS", "").lower() in ("off", "0", "no") else []  # by what
+_lock = threading.RLock()
+_compiling = False
 _on_cpu: dict[str, Callable[..., None]] | None = None  # None: not compiled yet; empty: cannot be
 _why_not = ""
 _on_gpu: dict[tuple[str, str, Any], Callable[..., None] | None] = {}
@@ -48,7 +49,7 @@ def kernel(name: str, *arrays: Any, strided: bool = False) -> Callable[..., None
     wanted. It writes to its last arguments and returns nothing. With `strided`, only the numbers along the last axis need
     to lie side by side.
     """
-    if not _enabled:
+    if _off:
         return None
     for a in arrays:
         if type(a) is not np.ndarray:
@@ -62,23 +63,22 @@ def kernel(name: str, *arrays: Any, strided: bool = False) -> Callable[..., None
 @contextmanager
 def array_code() -> Iterator[None]:
     """Within this block no kernel is used, in any thread: for tests and comparisons."""
-    global _enabled
-    before, _enabled = _enabled, False
+    _off.append("array_code()")  # blocks of several threads may overlap
     try:
         yield
     finally:
-        _enabled = before
+        _off.remove("array_code()")
 
 
 def kernels_on_cpu() -> bool:
     """Whether the processor's kernels can be used."""
-    return _enabled and bool(_cpu_kernels())
+    return not _off and bool(_cpu_kernels())
 
 
 def kernel_status() -> str:
     """For `minivit info`: what compiles the CPU's kernels, or why the array code runs alone."""
-    if not _enabled:
-        return "off (MINIVIT_KERNELS)"
+    if _off:
+        return f"off ({_off[0]})"
     if not _cpu_kernels():
         return f"none: {_why_not}"
     from minivit.backend.kernels.compiling import compiler
@@ -90,16 +90,31 @@ def kernel_status() -> str:
 
 
 def _cpu_kernels() -> dict[str, Callable[..., None]]:
-    global _on_cpu, _why_not
+    global _on_cpu, _why_not, _compiling
     with _lock:
+        if _compiling:
+            return {}  # a signal came while this thread compiles, and who answers it computes something
         if _on_cpu is None:
             from minivit.backend.kernels import compiling
 
+            _compiling = True
             try:
                 _on_cpu = _load(compiling.library(_source()))
-            except (OSError, RuntimeError) as error:
-                _on_cpu, _why_not = {}, str(error)
-    return _on_cpu
+            except Exception as error:
+                _on_cpu, _why_not = {}, str(error) or repr(error)
+            finally:
+                _compiling = False
+        return _on_cpu
+
+
+def _after_fork() -> None:
+    """In the child: a lock that another thread held stays locked there."""
+    global _lock, _compiling
+    _lock, _compiling = threading.RLock(), False
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _source() -> str:
@@ -125,10 +140,11 @@ def _source() -> str:
         glue.append(f"""
 typedef struct {{ {fields} }} arguments_of_{name};
 static void work_of_{name}(const void *arguments) {{ const arguments_of_{name} *a = arguments; {name}({taken}); }}
-void call_{name}(size threads, {handed}) {{
+int call_{name}(size threads, {handed}) {{
     arguments_of_{name} a = {{{values}}};
-    in_parts(work_of_{name}, &a, threads);
+    if (!in_parts(work_of_{name}, &a, threads)) return 0;
     {end}
+    return 1;
 }}
 """)
     return text + "".join(glue)
@@ -159,16 +175,17 @@ def _load(path: Path) -> dict[str, Callable[..., None]]:
 
 
 def _caller(function: Any, parameters: list[tuple[str, str]]) -> Callable[..., None]:
-    from ctypes import c_float, c_longlong, c_void_p
+    from ctypes import c_float, c_int, c_longlong, c_void_p
 
-    function.restype = None
+    function.restype = c_int
     function.argtypes = [c_longlong, *({"size": c_longlong, "float": c_float}.get(kind, c_void_p) for kind, _ in parameters)]
     first = [i for i, (kind, _) in enumerate(parameters) if kind == "real *"][:4]
 
     def call(*args: Any) -> None:
         large = any(args[i] is not None and args[i].size >= WORTH_THREADS for i in first)
         threads = num_threads() if large else 1
-        function(threads, *[id(a) if type(a) is np.ndarray else a for a in args])
+        if not function(threads, *[id(a) if type(a) is np.ndarray else a for a in args]):
+            raise MemoryError("there is no memory for a kernel's work")
 
     return call
 

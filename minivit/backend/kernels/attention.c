@@ -79,11 +79,12 @@ KERNEL attention(size pieces, float scale, const size *piece, const size *layout
                                             larger(*(vector *)(four + 2 * N), *(vector *)(four + 3 * N))), now);
                     }
                     for (; c < m; c++) now = larger(*(vector *)(scores + c * N + r), now);
-                    vector less = exponentials(before - now);
+                    vector base = (vector)((bits)now & (now != -INFINITY));  // 0 there: so is exp(-∞ - 0), but not exp(-∞ + ∞)
+                    vector less = exponentials(before - base);
                     if (j) more = less * *sum;
                     for (size c = 0; c < m; c++) {
                         vector *score = (vector *)(scores + c * N + r);
-                        *score = exponentials(*score - now);
+                        *score = exponentials(*score - base);
                         more += *score;
                     }
                     *max = now, *sum = more, *(vector *)(factor + r) = less;

@@ -265,11 +265,12 @@ KERNEL cross_entropy(size rows, size K, float smoothing, const real *logits, con
 
 // ---- Adam ----
 
-// as in minivit/train/optimizers.py; c1 and c2 are 1 - β₁ᵗ and 1 - β₂ᵗ
-KERNEL adam(size n, float lr, float beta1, float beta2, float eps, float c1, float c2, real *theta, const real *g, real *m, real *v) {
+// as in minivit/train/optimizers.py; new1 and new2 are 1 - β₁ and 1 - β₂, in which float would lose digits of β, and c1
+// and c2 are 1 - β₁ᵗ and 1 - β₂ᵗ
+KERNEL adam(size n, float lr, float beta1, float new1, float beta2, float new2, float eps, float c1, float c2, real *theta, const real *g, real *m, real *v) {
     EACH(i, n) {
-        m[i] = beta1 * (float)m[i] + (1 - beta1) * (float)g[i];
-        v[i] = beta2 * (float)v[i] + (1 - beta2) * (float)g[i] * (float)g[i];
+        m[i] = beta1 * (float)m[i] + new1 * (float)g[i];
+        v[i] = beta2 * (float)v[i] + new2 * (float)g[i] * (float)g[i];
         theta[i] = (float)theta[i] - lr * ((float)m[i] / c1) / (SQRT((float)v[i] / c2) + eps);
     }
 }

@@ -8,9 +8,9 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 typedef long long size;
@@ -29,6 +29,7 @@ static inline void pause_a_little(void) {
 typedef void work(const void *arguments);
 
 static _Thread_local size part_ = 0, parts_ = 1;  // which part of a kernel's elements or rows this thread is at
+static _Thread_local jmp_buf no_memory;           // where it goes on if there is no memory for the part
 
 static struct {
     atomic_long open;           // the number of the job that can be joined, 0 if there is none
@@ -37,18 +38,25 @@ static struct {
     work *work;
     const void *arguments;
     size parts;
+    atomic_int failed;          // whether there was no memory for one of them
 } job;
 
 static pthread_mutex_t job_is_taken = PTHREAD_MUTEX_INITIALIZER, dormitory = PTHREAD_MUTEX_INITIALIZER;
 static struct { atomic_int asleep; pthread_cond_t call; } bed[MOST_THREADS];  // each is called by itself: who is not needed sleeps on
 static size workers = 0;
 
+static int done(work *work, const void *arguments) {  // or 0 where there was no memory for it
+    if (setjmp(no_memory)) return 0;
+    work(arguments);
+    return 1;
+}
+
 static void take_parts(void) {
     size parts = job.parts, part;
     while ((part = atomic_fetch_add(&job.next, 1)) < parts) {
         part_ = part;
         parts_ = parts;
-        job.work(job.arguments);
+        if (!done(job.work, job.arguments)) atomic_store(&job.failed, 1);
     }
     part_ = 0;
     parts_ = 1;
@@ -114,19 +122,19 @@ static void hire(size wanted) {
 }
 
 // Calls work(arguments) once for each part, on as many threads. A worker that does not come, since another program has its
-// core, is not waited for: whoever is done takes the part that was left for it.
-static void in_parts(work *work, const void *arguments, size parts) {
+// core, is not waited for: whoever is done takes the part that was left for it. Returns 0 if there was not enough memory.
+static int in_parts(work *work, const void *arguments, size parts) {
     static long jobs = 0;
     // while another thread of Python's is at it, and within a part, this one does all of it by itself
     if (parts < 2 || parts_ > 1 || pthread_mutex_trylock(&job_is_taken)) {
-        work(arguments);
-        return;
+        return done(work, arguments);
     }
     if (parts > MOST_THREADS) parts = MOST_THREADS;
     if (workers < parts - 1) hire(parts - 1);
     job.work = work;
     job.arguments = arguments;
     job.parts = parts;
+    atomic_store(&job.failed, 0);
     atomic_store(&job.next, 0);
     atomic_store(&job.open, ++jobs);
     for (size i = 1; i < parts; i++)
@@ -138,7 +146,9 @@ static void in_parts(work *work, const void *arguments, size parts) {
     take_parts();
     atomic_store(&job.open, 0);
     for (int looks = 0; atomic_load(&job.inside); looks++) looks < LOOKS ? pause_a_little() : (void)sched_yield();
+    int failed = atomic_load(&job.failed);
     pthread_mutex_unlock(&job_is_taken);
+    return !failed;
 }
 
 // ---- memory ----
@@ -160,11 +170,8 @@ static float *scratch_(int outer, size floats) {
     if (floats > workspace[outer].floats || EXACTLY) {
         void *more;
         pthread_once(&memory_keys_are_made, make_memory_keys);
+        if (posix_memalign(&more, 64, floats * sizeof(float))) longjmp(no_memory, 1);
         free(workspace[outer].at);
-        if (posix_memalign(&more, 64, floats * sizeof(float))) {
-            perror("minivit: no memory for a kernel");
-            abort();
-        }
         workspace[outer].at = more;
         workspace[outer].floats = floats;
         pthread_setspecific(memory_key[outer], more);
