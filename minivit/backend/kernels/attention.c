@@ -66,7 +66,7 @@ KERNEL attention(size pieces, float scale, const size *piece, const size *layout
                 size n = least(QUERIES, to - i), N = padded(n);
                 float factor[QUERIES], *o = ROW(out, i);
                 transpose(n, d, ROW(q, i), s->q.rows, scale, queries, N);
-                product(m, N, d, ROW(k, j), s->k.rows, 1, queries, N, 0, 0, scores, N);
+                product(m, N, d, ROW(k, j), s->k.rows, s->k.rows, 1, queries, N, 0, 0, scores, N);
                 for (size r = 0; r < N; r += WIDTH) {  // softmax as far as the keys are known: what was before is scaled down
                     vector *max = (vector *)(largest + i + r), *sum = (vector *)(total + i + r);
                     vector before = (vector){0} - INFINITY, more = {0};
@@ -90,9 +90,9 @@ KERNEL attention(size pieces, float scale, const size *piece, const size *layout
                     *max = now, *sum = more, *(vector *)(factor + r) = less;
                 }
                 if (j) for (size r = 0; r < n; r++) COLUMNS(c, dv) o[r * s->out.rows + c] *= factor[r];
-                if (V == dv) product(n, V, m, scores, 1, N, v_rows, v_stride, j ? o : 0, s->out.rows, o, s->out.rows);
+                if (V == dv) product(n, V, m, scores, 1, 1, N, v_rows, v_stride, j ? o : 0, s->out.rows, o, s->out.rows);
                 else {
-                    product(n, V, m, scores, 1, N, v_rows, v_stride, 0, 0, sums, V);
+                    product(n, V, m, scores, 1, 1, N, v_rows, v_stride, 0, 0, sums, V);
                     put_back(sums, n, dv, o, s->out.rows, j > 0);
                 }
             }
@@ -139,8 +139,8 @@ KERNEL attention_vjp(size pieces, float scale, const size *piece, const size *la
                     for (size c = 0; c < dv; c++) sum += *(vector *)(cotangents + c * N + r) * *(vector *)(outputs + c * N + r);
                     *(vector *)(along + r) = sum;
                 }
-                product(m, N, d, ROW(k, j), s->k.rows, 1, queries, N, 0, 0, A, N);
-                product(m, N, dv, ROW(v, j), s->v.rows, 1, cotangents, N, 0, 0, dS, N);  // ∂A = ∂out Vᵀ
+                product(m, N, d, ROW(k, j), s->k.rows, s->k.rows, 1, queries, N, 0, 0, A, N);
+                product(m, N, dv, ROW(v, j), s->v.rows, s->v.rows, 1, cotangents, N, 0, 0, dS, N);  // ∂A = ∂out Vᵀ
                 for (size r = 0; r < N; r += WIDTH) {
                     vector less = *(vector *)(l + r), mean = *(vector *)(along + r);
                     for (size c = 0; c < m; c++) {  // A = softmax(S)
@@ -150,11 +150,11 @@ KERNEL attention_vjp(size pieces, float scale, const size *piece, const size *la
                     }
                 }
                 const float *q_rows = pad(ROW(q, i), n, d, &q_stride, q_copy), *g_rows = pad(ROW(g, i), n, dv, &g_stride, g_copy);
-                product(m, V, n, A, N, 1, g_rows, g_stride, i > from ? gv_rows : 0, gv_stride, gv_rows, gv_stride);  // out = A V
-                product(m, D, n, dS, N, 1, q_rows, q_stride, i > from ? gk_rows : 0, gk_stride, gk_rows, gk_stride);  // S = scale · Q Kᵀ
-                if (D == d) product(n, D, m, dS, 1, N, k_rows, k_stride, j ? ROW(gq, i) : 0, s->gq.rows, ROW(gq, i), s->gq.rows);
+                product(m, V, n, A, N, N, 1, g_rows, g_stride, i > from ? gv_rows : 0, gv_stride, gv_rows, gv_stride);  // out = A V
+                product(m, D, n, dS, N, N, 1, q_rows, q_stride, i > from ? gk_rows : 0, gk_stride, gk_rows, gk_stride);  // S = scale · Q Kᵀ
+                if (D == d) product(n, D, m, dS, 1, 1, N, k_rows, k_stride, j ? ROW(gq, i) : 0, s->gq.rows, ROW(gq, i), s->gq.rows);
                 else {
-                    product(n, D, m, dS, 1, N, k_rows, k_stride, 0, 0, gq_copy, D);
+                    product(n, D, m, dS, 1, 1, N, k_rows, k_stride, 0, 0, gq_copy, D);
                     put_back(gq_copy, n, d, ROW(gq, i), s->gq.rows, j > 0);
                 }
             }

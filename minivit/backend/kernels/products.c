@@ -21,9 +21,13 @@
 
 #ifdef __clang__
 #define UNROLL _Pragma("clang loop unroll(full)")
+#define STEP_BY_STEP __asm__ volatile("" ::: "memory")  // it would read for several steps ahead, and run out of registers
 #else
 #define UNROLL _Pragma("GCC unroll 16")
+#define STEP_BY_STEP (void)0
 #endif
+
+#define TALL 6  // rows of A that a tile takes
 
 typedef float vector __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
 typedef int bits __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
@@ -51,6 +55,7 @@ static inline __attribute__((always_inline)) void tile(
             float x = a[i * ai + k * ak];
             UNROLL for (int j = 0; j < V; j++) sum[i][j] += x * row[j];
         }
+        STEP_BY_STEP;
     }
     UNROLL for (int i = 0; i < R; i++)
         UNROLL for (int j = 0; j < V; j++) {
@@ -59,25 +64,25 @@ static inline __attribute__((always_inline)) void tile(
         }
 }
 
-#define TILE(R, V) tile(R, V, K, a + i * ai, ai, ak, b + j, bk, plus ? plus + i * pi + j : 0, pi, c + i * ci + j, ci)
-#define COLUMN_OF_TILES(V, R) \
-    for (; i + R <= I; i += R) TILE(R, V); \
+#define TILE(R, V) tile(R, V, K, a + i * panel, ai, ak, b + j, bk, plus ? plus + i * pi + j : 0, pi, c + i * ci + j, ci)
+#define COLUMN_OF_TILES(V) \
+    for (; i + TALL <= I; i += TALL) TILE(TALL, V); \
     switch (I - i) { case 5: TILE(5, V); break; case 4: TILE(4, V); break; case 3: TILE(3, V); break; \
                      case 2: TILE(2, V); break; case 1: TILE(1, V); break; }
 
 // C (I×J) = A (I×K) B (K×J) + plus, of matrices that are in the cache. J is a multiple of WIDTH; bk, pi and ci are how far
-// apart rows of B, of plus and of C lie.
-ONE_COPY product(size I, size J, size K, const float *a, size ai, size ak, const float *b, size bk,
+// apart rows of B, of plus and of C lie; `panel`, how far apart those of A that are the first of TALL, divided by TALL.
+ONE_COPY product(size I, size J, size K, const float *a, size panel, size ai, size ak, const float *b, size bk,
                  const float *plus, size pi, float *c, size ci) {
     for (size j = 0; j < J;) {
         size i = 0, left = (J - j) / WIDTH;
 #if MOST == 4
-        if (left >= 4) { COLUMN_OF_TILES(4, 6); j += 4 * WIDTH; continue; }
-        if (left == 3) { COLUMN_OF_TILES(3, 6); j += 3 * WIDTH; continue; }
+        if (left >= 4) { COLUMN_OF_TILES(4); j += 4 * WIDTH; continue; }
+        if (left == 3) { COLUMN_OF_TILES(3); j += 3 * WIDTH; continue; }
 #endif
-        if (left >= 2) { COLUMN_OF_TILES(2, 6); j += 2 * WIDTH; continue; }
-        for (; i + 12 <= I; i += 12) TILE(12, 1);
-        COLUMN_OF_TILES(1, 6);
+        if (left >= 2) { COLUMN_OF_TILES(2); j += 2 * WIDTH; continue; }
+        if (panel == ai) for (; i + 12 <= I; i += 12) TILE(12, 1);
+        COLUMN_OF_TILES(1);
         j += WIDTH;
     }
 }
@@ -130,19 +135,27 @@ ONE_COPY transpose(size rows, size n, const float *x, size stride, float factor,
         for (size i = 0; i < padded(rows); i++) out[j * out_stride + i] = i < rows ? factor * x[i * stride + j] : 0;
 }
 
-#define PANEL (MOST * WIDTH)  // columns of B that a tile takes
-// Chosen by trying, on a processor with 48 KB of first and 2 MB of second cache.
+#define PANEL (MOST * WIDTH)  // columns of B that it takes
+// Chosen by trying, on a processor with 48 KB of first and 2 MB of second cache; one of AMD's with 32 and 512 KB asks for no others.
 #define DEPTH 400             // of the sums, at most, between two additions to C: A's and B's blocks are then in the second cache
-#define FAR 300               // numbers between two columns of a transpose: beyond it they share few sets of the first cache
+#define FAR (WIDTH == 16 ? 300 : 50)  // numbers between two columns of a transpose, from which on copying it pays
 #define ACROSS 384            // columns of B's block
 #define DOWN 96               // rows of A's block, often in as many pages: the places of so many are kept at hand (TLB)
 #define FEW 32                // rows: with fewer, copying B takes longer than what it gains
 
-// A's block (I×K), of a transpose: its columns one after the other. Their distance keeps them out of each other's way.
-#define COLUMN (DOWN + 16)
+typedef float eight __attribute__((vector_size(32), aligned(4), may_alias));
+
+// A's block (I×K), of a transpose, in panels of TALL rows, each as a tile reads it: column after column. What is stored eight at
+// a time reaches into what comes next: the panel's next column, or in the end the room between two panels.
+#define DISTANCE(K) ((K) + 1)  // from one panel to the next, divided by TALL
 
 static void copy_columns(size I, size K, const float *a, size ak, float *out) {
-    for (size k = 0; k < K; k++) COLUMNS(i, I) out[k * COLUMN + i] = a[k * ak + i];
+    for (size k = 0; k < K; k++) {
+        const float *column = a + k * ak;
+        size i = 0;
+        for (; i + 8 <= I; i += TALL) *(eight *)(out + i * DISTANCE(K) + k * TALL) = *(const eight *)(column + i);
+        for (; i < I; i++) out[i / TALL * TALL * DISTANCE(K) + k * TALL + i % TALL] = column[i];
+    }
 }
 
 // B's block (K×J), panel after panel, the last one filled up with zeros
@@ -168,8 +181,8 @@ ONE_COPY multiply(size I, size J, size K, const float *a, size ai, size ak, cons
                   const float *plus, size pi, float *c, size ci) {
     int copy_a = ak > FAR && I > FEW, copy_b = bj != 1 || I > FEW || J % WIDTH;
     size steps = (K + DEPTH - 1) / DEPTH, most = (K + steps - 1) / steps;  // of equal depth: a short last one would cost C as much
-    float *left = scratch((copy_a ? COLUMN * most : 0) + DOWN * PANEL + least(ACROSS, padded(J)) * most);
-    float *edge = left + (copy_a ? COLUMN * most : 0), *right = edge + DOWN * PANEL;
+    float *memory = scratch((copy_a ? DOWN * DISTANCE(most) : 0) + DOWN * PANEL + least(ACROSS, padded(J)) * most);
+    float *edge = take(&memory, DOWN * PANEL), *right = take(&memory, least(ACROSS, padded(J)) * most), *left = memory;
     for (size j = 0; j < J; j += ACROSS)
         for (size k = 0; k < K; k += most) {
             size across = least(ACROSS, J - j), depth = least(most, K - k);
@@ -185,10 +198,11 @@ ONE_COPY multiply(size I, size J, size K, const float *a, size ai, size ak, cons
                     const float *more = k ? to : plus ? plus + i * pi + j + p : 0;
                     const float *panel = copy_b ? right + p * depth : b_block + p;
                     const float *from = copy_a ? left : a_block;
-                    size from_i = copy_a ? 1 : ai, from_k = copy_a ? COLUMN : ak, panel_k = copy_b ? N : bk;
-                    if (n == N) product(down, n, depth, from, from_i, from_k, panel, panel_k, more, more_i, to, ci);
+                    size next = copy_a ? DISTANCE(depth) : ai, from_i = copy_a ? 1 : ai, from_k = copy_a ? TALL : ak;
+                    size panel_k = copy_b ? N : bk;
+                    if (n == N) product(down, n, depth, from, next, from_i, from_k, panel, panel_k, more, more_i, to, ci);
                     else {  // the last vector of C's rows has no room there
-                        product(down, N, depth, from, from_i, from_k, panel, panel_k, 0, 0, edge, N);
+                        product(down, N, depth, from, next, from_i, from_k, panel, panel_k, 0, 0, edge, N);
                         for (size r = 0; r < down; r++)
                             COLUMNS(q, n) to[r * ci + q] = edge[r * N + q] + (more ? more[r * more_i + q] : 0);
                     }
