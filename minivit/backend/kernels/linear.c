@@ -71,5 +71,6 @@ KERNEL linear_vjp_end(size chunks, size rows, size K, size J, const real *g, con
     }
 }
 
-// Whether they are quicker than NumPy's. Not measured, or known to be slower (Apple's library), on narrower vectors.
-int linear_pays(void) { return WIDTH >= 8; }
+// How many numbers a weight has at most for these products to be quicker than NumPy's. OpenBLAS is slower for vectors of sixteen,
+// and for those of eight on small matrices. Not measured, or known to be slower (Apple's library), on narrower vectors.
+long long largest_weight(void) { return WIDTH >= 16 ? 1LL << 62 : WIDTH >= 8 ? 400000 : 0; }
