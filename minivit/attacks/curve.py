@@ -100,13 +100,18 @@ def robust_accuracy(
     Raises:
         ValueError, TypeError: for a bad argument of this function or of the attack.
     """
-    name = attack if isinstance(attack, str) else getattr(attack, "__name__", type(attack).__name__)
+    bound = attack.keywords if isinstance(attack, functools.partial) else {}
+    named = attack.func if isinstance(attack, functools.partial) else attack
+    name = named if isinstance(named, str) else getattr(named, "__name__", type(named).__name__)
     if isinstance(attack, str):
         attack = ATTACKS[validate.choice("attack", attack, names())]
     elif not callable(attack):
         raise TypeError(f"attack: expected a name ({', '.join(names())}) or a function, got {attack!r}")
-    if options.get("targets") is not None:
+    if options.get("targets") is not None or bound.get("targets") is not None:
         raise ValueError("targets: robust accuracy is about any wrong answer; for targeted success call the attack itself")
+    for theirs in bound.keys() & {"eps", "index"}:
+        raise ValueError(f"attack: {theirs} is bound in it; leave it to robust_accuracy, which gives each call its own")
+    norm, bounds, batch_size = (bound.get(k, v) for k, v in (("norm", norm), ("bounds", bounds), ("batch_size", batch_size)))
     x, y = (dataset.images, dataset.labels) if hasattr(dataset, "images") else dataset
     if limit is not None:
         limit = validate.count("limit", limit)
@@ -123,9 +128,6 @@ def robust_accuracy(
     shared = {"norm": norm, "bounds": bounds, "seed": seed, "batch_size": batch_size}
     takes = inspect.signature(attack).parameters
     anything = any(p.kind is p.VAR_KEYWORD for p in takes.values())
-    bound = attack.keywords if isinstance(attack, functools.partial) else {}
-    if "eps" in bound:
-        raise ValueError("attack: eps is bound in it; leave it to robust_accuracy, which tries each of its own")
 
     smallest = np.full(len(y), np.inf)
     with evaluating(model):
@@ -138,7 +140,11 @@ def robust_accuracy(
             break
         keywords = {k: v for k, v in {**shared, "index": standing}.items() if (anything or k in takes) and k not in bound}
         result = attack(model, x[standing], given.y[standing], eps=float(radius), **keywords, **options)
-        smallest[standing[to_numpy(result.success)]] = radius
+        success = to_numpy(result.success)
+        if success.dtype != bool or success.shape != standing.shape:  # numbers would be taken for places
+            got = f"{success.dtype} of shape {success.shape}"
+            raise TypeError(f"attack: expected {len(standing)} bools in the .success of what {name} returns, got {got}")
+        smallest[standing[success]] = radius
     accuracy = np.array([(smallest > radius).mean() for radius in radii])
     low, high = wilson(accuracy, len(y))
     return RobustAccuracy(radii, accuracy, low, high, np.full(len(radii), len(y)), smallest, given.norm, name)

@@ -124,7 +124,7 @@ def project(z: Any, x: Any, eps: float, norm: str = "linf", bounds: tuple[float,
 
     Raises:
         TypeError: if x or z are not arrays of floats: those of bytes would wrap around.
-        ValueError: for another norm, for an eps that is no radius, or if z has another shape than x.
+        ValueError: for another norm, an eps that is no radius, a z of another shape than x, or an x outside the bounds.
     """
     _check_norm(norm)
     for name, array in (("z", z), ("x", x)):
@@ -136,6 +136,10 @@ def project(z: Any, x: Any, eps: float, norm: str = "linf", bounds: tuple[float,
         raise ValueError(f"eps: expected a radius, 0 or more, got {eps!r}")
     xp = array_module(z, x)
     lo, hi = bounds
+    if not lo < hi:
+        raise ValueError(f"bounds: expected (lowest, highest), got {bounds!r}")
+    if xp is np and x.size and not (lo <= x.min() and x.max() <= hi):  # on a GPU that would be a wait, in every step
+        raise ValueError(f"x: its values range from {x.min()!r} to {x.max()!r}, outside bounds={bounds!r}")
     if norm == "linf":
         return xp.minimum(xp.maximum(z, xp.maximum(x - eps, lo)), xp.minimum(x + eps, hi)).astype(x.dtype, copy=False)
     rows = _rows(x)

@@ -38,7 +38,7 @@ from minivit.data import Dataset
 from minivit.data.dataset import natural
 from minivit.nn import Module
 from minivit.nn.module import evaluating
-from minivit.train import History, fit
+from minivit.train import History, TrainingInterrupted, fit
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,7 @@ def adversarial_train(
 
     Raises:
         TypeError, ValueError: for arguments that `fit` or `pgd` refuse, before the first step.
+        TrainingInterrupted, FloatingPointError: as in `fit`; their `.model` is what was trained so far.
     """
     if not isinstance(model, Module):
         raise TypeError(f"model: expected an mv.nn.Module, which has parameters to train, got {type(model).__name__}")
@@ -162,6 +163,9 @@ def adversarial_train(
         raise ValueError(f"eps_warmup: expected epochs, from 0 to {epochs}, got {eps_warmup!r}")
     if "objective" in fit_options:
         raise TypeError("objective: is what adversarial_train chooses; call mv.train.fit for one of your own")
+    if fit_options.get("keep") == "best":
+        raise ValueError("keep: 'best' would select by the accuracy on natural images, which is best before a model is "
+                         "hardened; leave it at 'last', and compare runs by robust_accuracy on images that neither has seen")
     # the attack's own checks, once, by the attack on one image; training then goes without them
     pgd(model, train.images[:1], train.labels[:1], eps=eps, norm=norm, steps=steps, step_size=step_size, seed=seed)
 
@@ -172,8 +176,17 @@ def adversarial_train(
         label_smoothing=label_smoothing, seed=seed,
     )  # fmt: skip
     hardened = copy.deepcopy(model)
-    history = fit(
-        hardened, train, test, epochs=epochs, seed=seed, batch_size=batch_size, validation=validation,
-        objective=objective, **fit_options,
-    )  # fmt: skip
+    run_dir = fit_options.get("resume") or fit_options.get("run_dir")
+    if run_dir is not None:
+        again = f"mv.defenses.adversarial_train(model, train, test, ..., resume={str(run_dir)!r})"
+        fit_options.setdefault("how_to_resume", f"{again} and otherwise the same arguments")
+    try:
+        history = fit(
+            hardened, train, test, epochs=epochs, seed=seed, batch_size=batch_size, validation=validation,
+            objective=objective, **fit_options,
+        )  # fmt: skip
+    except (TrainingInterrupted, FloatingPointError) as error:
+        error.model = hardened  # type: ignore[union-attr]
+        error.args = (f"{error} (The model that was trained so far is the exception's `.model`; the one given is as before.)",)
+        raise
     return (hardened, history) if return_history else hardened

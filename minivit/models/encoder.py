@@ -34,16 +34,17 @@ class EncoderBlock(Module):
         drop_path: float = 0.0,
         seed: int | None = 0,
         name: str = "block",
-        layer: int = 0,
+        layer: int | None = None,
     ) -> None:
         super().__init__()
         self.norm1 = LayerNorm(dim, norm_eps)
         self.attn = MultiHeadSelfAttention(dim, num_heads, qkv_bias, scale, seed, f"{name}.attn")
         self.norm2 = LayerNorm(dim, norm_eps)
-        self.mlp = MLP(dim, mlp_dim, approximate_gelu, dropout, seed, f"{name}.mlp", layer=3 * layer)
-        self.dropout = Dropout(dropout, seed or 0, layer=3 * layer + 1)
-        self.drop_path1 = DropPath(drop_path, seed or 0, layer=3 * layer + 1)
-        self.drop_path2 = DropPath(drop_path, seed or 0, layer=3 * layer + 2)
+        first, second, third = (None, None, None) if layer is None else (3 * layer, 3 * layer + 1, 3 * layer + 2)
+        self.mlp = MLP(dim, mlp_dim, approximate_gelu, dropout, seed, f"{name}.mlp", first)
+        self.dropout = Dropout(dropout, seed or 0, second)
+        self.drop_path1 = DropPath(drop_path, seed or 0, second)
+        self.drop_path2 = DropPath(drop_path, seed or 0, third)
 
     def forward(
         self,

@@ -40,7 +40,9 @@ def attention_rollout(maps: list[np.ndarray]) -> np.ndarray:
         (B, N, N); rows sum to 1.
     """
     rollout = None
-    for a in maps:
+    for i, a in enumerate(maps):
+        if a.ndim != 4 or a.shape[-1] != a.shape[-2]:
+            raise ValueError(f"maps: expected arrays (B, heads, N, N), got {a.shape} for layer {i}")
         mixed = (a.mean(axis=1) + np.eye(a.shape[-1], dtype=a.dtype)) / 2  # (B, N, N)
         rollout = mixed if rollout is None else mixed @ rollout
     if rollout is None:

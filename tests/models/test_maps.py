@@ -63,6 +63,12 @@ def test_rollout_rows_sum_to_one():
     assert (r >= 0).all()
 
 
+@pytest.mark.parametrize("heads", [1, 4])
+def test_rollout_of_one_image_without_a_batch_is_refused(heads):
+    with pytest.raises(ValueError, match=rf"maps: expected arrays \(B, heads, N, N\), got \({heads}, 5, 5\) for layer 0"):
+        attention_rollout([np.ones((heads, 5, 5)) / 5])
+
+
 def test_rollout_of_identities_is_the_identity():
     eye = np.broadcast_to(np.eye(5), (2, 3, 5, 5))
     np.testing.assert_array_equal(attention_rollout([eye, eye, eye]), np.broadcast_to(np.eye(5), (2, 5, 5)))

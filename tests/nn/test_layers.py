@@ -308,6 +308,28 @@ def test_layers_without_a_number_get_one_each_the_same_in_every_run():
     assert net.a.layer != net.b.layer
 
 
+def test_layers_of_ones_own_draw_other_masks_than_those_within_blocks():
+    class Net(mv.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop, self.mlp, self.other = Dropout(0.5), MLP(4, 8, dropout=0.5), MLP(4, 8, dropout=0.5)
+            self.blocks = [mv.models.EncoderBlock(4, 2, 8, dropout=0.5, drop_path=0.5, name=f"blocks.{i}") for i in range(2)]
+            self.vit = mv.models.ViT(image_size=4, patch_size=2, channels=1, embed_dim=4, depth=1, num_heads=1, num_classes=2,
+                                     dropout=0.5)  # fmt: skip
+
+    net = Net()
+    set_step(net, 0)
+    numbers = [(type(m), m.layer) for m in net.modules() if isinstance(m, Dropout | DropPath)]
+    assert len(set(numbers)) == len(numbers)
+
+
+@pytest.mark.parametrize("layer", [Dropout, DropPath])
+def test_a_probability_of_numpy_is_a_number_like_any_other(layer):
+    x = np.ones((8, 3), np.float32)
+    assert mv.ops.add(layer(np.float64(0.5))(x), 0).dtype == np.float32
+    np.testing.assert_array_equal(layer(np.float64(0.5))(x), layer(0.5)(x))
+
+
 def test_checkpoints_within_a_checkpoint_drop_the_same():
     model, x = Noisy(), rng.standard_normal((16, 8)).astype("float32")
 
