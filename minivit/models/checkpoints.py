@@ -8,10 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from minivit.backend import is_array, to_numpy
 from minivit.io import CheckpointError, read_arrays, write_arrays
 from minivit.models.vit import ViT, ViTConfig
+from minivit.nn import Module, Parameter
+from minivit.nn.module import RandomModule
 
 FORMAT = "minivit-1"
+_IN_TRAINING = ("training", "unnumbered")  # a module's attributes that say nothing about what it computes afterwards
 
 
 def save(model: Any, path: str | os.PathLike[str]) -> None:
@@ -33,10 +37,36 @@ def why_not(model: Any) -> str:
         return f"expected a ViT, got {type(model).__name__}"
     if "forward" in vars(model):
         return "its forward was replaced"
-    own = {name: p.shape for name, p in model.named_parameters()}
-    rebuilt = {name: p.shape for name, p in ViT(model.config, seed=None).named_parameters()}
-    changed = sorted(name for name in own.keys() | rebuilt.keys() if own.get(name) != rebuilt.get(name))
-    return f"{changed[0]} is {own.get(changed[0])}, its settings say {rebuilt.get(changed[0])}" if changed else ""
+    rebuilt = ViT(model.config, seed=None)
+    for look in (_parameters, _parts):
+        own, theirs = look(model), look(rebuilt)
+        for name in sorted(own.keys() | theirs.keys()):
+            a, b = own.get(name), theirs.get(name)
+            if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+                if not np.array_equal(a, b):
+                    return f"{name} has other values than its settings say"
+            elif type(a) is not type(b) or a != b:
+                return f"{name} is {a}, its settings say {b}"
+    return ""
+
+
+def _parameters(model: ViT) -> dict[str, Any]:
+    return {name: p.shape for name, p in model.named_parameters()}
+
+
+def _parts(model: ViT) -> dict[str, Any]:
+    """What a model computes with besides parameters: the kinds of its parts, their settings and constants. Not of those
+    that draw masks, since a model that is loaded is in evaluation mode."""
+    found: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        found[name] = type(module).__name__ if type(module).__module__.startswith("minivit.") else str(type(module))
+        if "forward" in vars(module):
+            found[name] = "a module whose forward was replaced"
+        for what, value in module._children():
+            if isinstance(value, Module | Parameter | ViTConfig) or isinstance(module, RandomModule) or what in _IN_TRAINING:
+                continue
+            found[f"{name}.{what}"] = to_numpy(value) if is_array(value) else value
+    return found
 
 
 def load(path: str | os.PathLike[str]) -> ViT:

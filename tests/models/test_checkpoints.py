@@ -93,6 +93,47 @@ def test_only_a_model_that_can_be_rebuilt_is_saved(path):
     assert not path.exists()
 
 
+class ReluMLP(mv.nn.MLP):
+    def forward(self, x):
+        return self.fc2(mv.ops.relu(self.fc1(x)))
+
+
+def other_mlp(model):
+    model.blocks[1].mlp.__class__ = ReluMLP
+
+
+def other_forward(model):
+    model.norm.forward = lambda x: x
+
+
+@pytest.mark.parametrize(("change", "problem"), [
+    (lambda m: setattr(m, "normalize", mv.models.Normalize(0.5, 0.25)), "normalize.std has other values than its settings say"),
+    (lambda m: setattr(m.blocks[0].attn, "scale", 0.3), r"blocks\.0\.attn\.scale is 0\.3, its settings say 0\.\d+"),
+    (lambda m: setattr(m.blocks[1].mlp, "approximate_gelu", True), r"blocks\.1\.mlp\.approximate_gelu is True"),
+    (lambda m: setattr(m.norm, "eps", 1e-3), r"norm\.eps is 0\.001"),
+    (other_mlp, r"blocks\.1\.mlp is <class '.*ReluMLP'>, its settings say MLP"),
+    (other_forward, "norm is a module whose forward was replaced"),
+    (lambda m: setattr(m, "extra", mv.nn.Dropout(0.5)), "extra is Dropout, its settings say None"),
+], ids=["normalize", "scale", "gelu", "eps", "part", "forward", "more"])  # fmt: skip
+def test_a_model_whose_parts_are_others_is_not_saved(path, change, problem):
+    model = small()
+    change(model)
+    with pytest.raises(TypeError, match=f"model: {problem}"):
+        mv.models.save(model, path)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("position", ["learned", "sinusoidal", "sinusoidal_2d", "relative"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_training_leaves_behind_does_not_matter(path, position, dtype):
+    model = small(dtype, position=position, dropout=0.1, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)).train()
+    model(pictures(dtype=dtype))
+    model.blocks[0].dropout.p = 0.5
+    mv.models.save(model, path)
+    expected = model.eval()(pictures(dtype=dtype)).numpy()
+    np.testing.assert_array_equal(mv.models.load(path)(pictures(dtype=dtype)).numpy(), expected)
+
+
 def test_another_suffix_and_no_file(tmp_path):
     with pytest.raises(ValueError, match="suffix must be .safetensors or .npz"):
         mv.models.save(small(), tmp_path / "m.pt")
