@@ -93,7 +93,7 @@ def fit(
     """Trains `model`, in place, and leaves it in evaluation mode.
 
     Args:
-        model: a Module from images (B, H, W, C) to logits (B, classes).
+        model: a Module from images (B, H, W, C) to logits (B, classes). Parameters with requires_grad = False stay as they are.
         train: what it learns from.
         test: is measured after every epoch and decides nothing.
         epochs: how often each training image is seen.
@@ -147,9 +147,12 @@ def fit(
         "validation": validation, "keep": keep, "precision": precision,
         "objective": _describe_objective(objective),
     }  # fmt: skip
-    opt = OPTIMIZERS[optimizer](model.named_parameters(), lr=lr, weight_decay=weight_decay)
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    if not trained and any(True for _ in model.parameters()):
+        raise ValueError("model: requires_grad is False for all of its parameters, so there is nothing to train")
+    opt = OPTIMIZERS[optimizer](trained, lr=lr, weight_decay=weight_decay)
     scaler = LossScaler() if precision == "float16" else None
-    now = _Training(model, opt, None if ema is None else EMA(model.parameters(), ema), scaler)
+    now = _Training(model, opt, None if ema is None else EMA([p for _, p in trained], ema), scaler)
     run = None
     if run_dir is not None:
         data = {"train": describe_data(train), "test": describe_data(test)}

@@ -48,6 +48,24 @@ def test_same_seed_same_bytes(data):
     assert not same_weights(trained[0], trained[2])
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_frozen_parameters_stay_as_they_are(data, tmp_path, optimizer):
+    model = mv.models.ViT(image_size=8, patch_size=4, channels=1, embed_dim=16, depth=2, num_heads=2, num_classes=10)
+    for name, p in model.named_parameters():
+        p.requires_grad = name.startswith("head")
+    before = model.state_dict()
+    options = {"ema": 0.9, "validation": 0.2, "keep": "best", "lr": 1e-2, "optimizer": optimizer, "shift": 0}
+    mv.train.fit(model, data[0], epochs=2, run_dir=tmp_path / "run", **options, **QUIET)
+    for name, a in model.state_dict().items():
+        assert np.array_equal(a, before[name]) != name.startswith("head"), name
+    for p in model.parameters():
+        p.requires_grad = False
+    with pytest.raises(ValueError, match="model: requires_grad is False for all of its parameters"):
+        mv.train.fit(model, data[0], epochs=1, **QUIET)
+    result = mv.attacks.pgd(model, data[0].images[:4], data[0].labels[:4], steps=2)
+    assert result.success.shape == (4,)
+
+
 def test_the_global_generator_is_not_touched(data):
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     mv.train.fit(make_model(), data[0], epochs=1, **QUIET)
