@@ -180,9 +180,11 @@ def _images(x: Any, bounds: tuple[float, float]) -> Any:
     if not (bool(least >= lo) and bool(most <= hi)):
         if bounds == (0.0, 1.0) and float(most) > 2:
             hint = "pixels of 0 to 255 need x / 255"
+        elif max(lo - least, most - hi) < 1e-4 * (hi - lo):
+            hint = "that is little, by rounding perhaps: np.clip(x, *bounds)"
         else:
             hint = "give the bounds of your pixels; a normalization belongs in the model, as its first layer"
-        raise ValueError(f"x: pixels range from {float(least):.4g} to {float(most):.4g}, outside bounds={bounds}; {hint}")
+        raise ValueError(f"x: pixels range from {float(least):.8g} to {float(most):.8g}, outside bounds={bounds}; {hint}")
     return x
 
 

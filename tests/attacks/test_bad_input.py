@@ -104,3 +104,10 @@ def test_a_model_that_returns_probabilities_is_warned_of_once():
 def test_edges_of_the_allowed_are_allowed():
     for norm, eps in (("linf", 1), ("l2", 12**0.5), ("l1", 12), ("linf", np.float32(0.5)), ("l2", np.int64(1))):
         mv.attacks.pgd(MODEL, X, Y, eps=eps, norm=norm, steps=np.int64(2))
+
+
+def test_pixels_beyond_the_bounds_by_a_rounding_are_shown_as_such():
+    x = np.full((2, 4, 4, 1), 0.5, np.float32)
+    x[1, 2, 3, 0] = np.nextafter(np.float32(1), np.float32(2))
+    with pytest.raises(ValueError, match=r"x: pixels range from 0\.5 to 1\.0000001, outside .*: np\.clip\(x, \*bounds\)"):
+        mv.attacks.pgd(lambda images: images.reshape(len(images), -1)[:, :3], x, [0, 1])
