@@ -105,6 +105,6 @@ def _check_size(config: ViTConfig, numbers: int) -> None:
     weights = c.depth * c.embed_dim * (4 * c.embed_dim + 2 * round(c.embed_dim * c.mlp_ratio))
     weights += c.embed_dim * (c.patch_size**2 * c.channels + c.num_classes)
     weights += {"learned": patches * c.embed_dim, "relative": c.depth * 4 * patches}.get(c.position, 0)
-    tables = {"relative": c.depth * patches**2}.get(c.position, patches * c.embed_dim)
+    tables = {"relative": patches**2}.get(c.position, patches * c.embed_dim)
     if weights > 2 * numbers + 1000 or tables > 100 * numbers + 10_000_000:
         raise ValueError(f"they promise about {weights:,} weights and tables of {tables:,} numbers, the file has {numbers:,}")

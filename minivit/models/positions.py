@@ -8,6 +8,7 @@ better than none: the digits are centered, so it is the absolute place that coun
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -60,17 +61,25 @@ class RelativePositionBias(Module):
         rows, columns = grid
         offsets = (2 * rows - 1) * (2 * columns - 1)
         self.table = Parameter(np.zeros((offsets + 3 * class_token, num_heads), np.float32))
-        row, column = np.divmod(np.arange(rows * columns), columns)
-        d_row = row[:, None] - row[None, :] + rows - 1  # (N, N), from 0
-        d_column = column[:, None] - column[None, :] + columns - 1
-        index = d_row * (2 * columns - 1) + d_column
-        if class_token:
-            index = np.pad(index, ((1, 0), (1, 0)))
-            index[0, :], index[:, 0], index[0, 0] = offsets, offsets + 1, offsets + 2
-        self.index = index
+        self.index = _index(rows, columns, class_token)
 
     def forward(self) -> Any:
         return ops.transpose(self.table[self.index], axes=(2, 0, 1))  # (N, N, h) -> (h, N, N)
 
     def describe(self) -> str:
         return f"{self.index.shape[0]} tokens"
+
+
+@lru_cache(maxsize=1)  # the blocks of a model share it
+def _index(rows: int, columns: int, class_token: bool) -> np.ndarray:
+    """Which row of a `RelativePositionBias`'s table is between each two tokens, (N, N)."""
+    row, column = np.divmod(np.arange(rows * columns), columns)
+    d_row = row[:, None] - row[None, :] + rows - 1  # (N, N), from 0
+    d_column = column[:, None] - column[None, :] + columns - 1
+    index = d_row * (2 * columns - 1) + d_column
+    if class_token:
+        offsets = (2 * rows - 1) * (2 * columns - 1)
+        index = np.pad(index, ((1, 0), (1, 0)))
+        index[0, :], index[:, 0], index[0, 0] = offsets, offsets + 1, offsets + 2
+    index.flags.writeable = False
+    return index

@@ -103,6 +103,7 @@ class MLP(Module):
         dim: width D of the tokens.
         hidden_dim: width between, 4 D in the standard models.
         approximate_gelu: use the tanh form of GELU.
+        dropout: of the result, while training. (The ViT's own code drops the numbers between as well; Hugging Face's does not.)
     """
 
     def __init__(

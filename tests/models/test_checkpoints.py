@@ -134,6 +134,14 @@ def test_what_training_leaves_behind_does_not_matter(path, position, dtype):
     np.testing.assert_array_equal(mv.models.load(path)(pictures(dtype=dtype)).numpy(), expected)
 
 
+def test_relative_positions_on_a_large_grid(path):
+    options = {"image_size": 56, "patch_size": 1, "channels": 1, "embed_dim": 16, "num_heads": 2, "num_classes": 10}
+    model = mv.models.ViT(**options, depth=12, position="relative")
+    assert len({id(bias.index) for bias in model.biases}) == 1
+    mv.models.save(model, path)
+    np.testing.assert_array_equal(mv.models.load(path).biases[11].table.numpy(), model.biases[11].table.numpy())
+
+
 def test_another_suffix_and_no_file(tmp_path):
     with pytest.raises(ValueError, match="suffix must be .safetensors or .npz"):
         mv.models.save(small(), tmp_path / "m.pt")

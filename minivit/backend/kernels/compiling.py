@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import hashlib
 import os
 import platform
@@ -53,7 +54,8 @@ def library(source: str) -> Path:
             path.touch()
             return path
         path.unlink(missing_ok=True)
-    _tidy(cache)
+    with contextlib.suppress(OSError):  # another process may do the same
+        _tidy(cache)
     with tempfile.TemporaryDirectory(dir=cache, prefix="making-") as folder:
         text, made = Path(folder) / "kernels.c", Path(folder) / "kernels.so"
         text.write_text(source, encoding="utf-8")
