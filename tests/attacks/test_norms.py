@@ -181,6 +181,20 @@ def test_steepest_step_in_l1_takes_the_largest_pixels_that_can_move():
     np.testing.assert_allclose(free, [[0, -0.4, 0, 0, 0]], atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [0.5, 4.0, 16.0, 40.0])
+def test_steepest_step_in_l1_spends_all_that_the_box_has_room_for(size):
+    rng = np.random.default_rng(0)
+    x, g = rng.random((50, 64)), rng.standard_normal((50, 64))
+    x[:, 10:30] = rng.integers(0, 2, (50, 20))  # at the border, half of them with nowhere to go
+    g[:, :5] = 0
+    s = steepest(g, x, size, size, "l1", (0.0, 1.0))
+    room = (np.where(g > 0, 1 - x, x) * (g != 0)).sum(axis=1)
+    np.testing.assert_allclose(distance(s, 0 * s, "l1"), np.minimum(room, size), rtol=1e-5)
+    assert (x + s).min() > -1e-12
+    assert (x + s).max() < 1 + 1e-12
+    assert (s * g >= 0).all()
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("norm", NORMS)
 def test_steepest_step_does_not_depend_on_how_small_the_gradient_is(norm, dtype):
