@@ -146,7 +146,7 @@ def project(z: Any, x: Any, eps: float, norm: str = "linf", bounds: tuple[float,
     xp = array_module(z, x)
     lo, hi = bounds
     if not lo < hi:
-        raise ValueError(f"bounds: expected (lowest, highest), got {bounds!r}")
+        raise ValueError(f"bounds: expected lo < hi, got {bounds!r}")
     if xp is np and x.size and not (lo <= x.min() and x.max() <= hi):  # on a GPU that would be a wait, in every step
         raise ValueError(f"x: its values range from {x.min()!r} to {x.max()!r}, outside bounds={bounds!r}")
     if norm == "linf":

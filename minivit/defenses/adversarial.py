@@ -187,6 +187,7 @@ def adversarial_train(
         )  # fmt: skip
     except (TrainingInterrupted, FloatingPointError) as error:
         error.model = hardened  # type: ignore[union-attr]
-        error.args = (f"{error} (The model that was trained so far is the exception's `.model`; the one given is as before.)",)
+        if run_dir is None:
+            error.args = (f"{error} (What was trained so far is the exception's `.model`; the model given is as before.)",)
         raise
     return (hardened, history) if return_history else hardened

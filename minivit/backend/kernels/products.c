@@ -71,7 +71,7 @@ static inline __attribute__((always_inline)) void tile(
                      case 2: TILE(2, V); break; case 1: TILE(1, V); break; }
 
 // C (I×J) = A (I×K) B (K×J) + plus, of matrices that are in the cache. J is a multiple of WIDTH; bk, pi and ci are how far
-// apart rows of B, of plus and of C lie; `panel`, how far apart those of A that are the first of TALL, divided by TALL.
+// apart rows of B, of plus and of C lie. A tile's first row, row i, begins at a + i·panel: that is ai where A lies in one piece.
 ONE_COPY product(size I, size J, size K, const float *a, size panel, size ai, size ak, const float *b, size bk,
                  const float *plus, size pi, float *c, size ci) {
     for (size j = 0; j < J;) {
@@ -145,7 +145,7 @@ ONE_COPY transpose(size rows, size n, const float *x, size stride, float factor,
 
 typedef float eight __attribute__((vector_size(32), aligned(4), may_alias));
 
-// A's block (I×K), of a transpose, in panels of TALL rows, each as a tile reads it: column after column. What is stored eight at
+// A's block (I×K), of a transpose (whose ai is 1), in panels of TALL rows, each as a tile reads it: column after column. What is stored eight at
 // a time reaches into what comes next: the panel's next column, or in the end the room between two panels.
 #define DISTANCE(K) ((K) + 1)  // from one panel to the next, divided by TALL
 
@@ -198,11 +198,10 @@ ONE_COPY multiply(size I, size J, size K, const float *a, size ai, size ak, cons
                     const float *more = k ? to : plus ? plus + i * pi + j + p : 0;
                     const float *panel = copy_b ? right + p * depth : b_block + p;
                     const float *from = copy_a ? left : a_block;
-                    size next = copy_a ? DISTANCE(depth) : ai, from_i = copy_a ? 1 : ai, from_k = copy_a ? TALL : ak;
-                    size panel_k = copy_b ? N : bk;
-                    if (n == N) product(down, n, depth, from, next, from_i, from_k, panel, panel_k, more, more_i, to, ci);
+                    size next = copy_a ? DISTANCE(depth) : ai, from_k = copy_a ? TALL : ak, panel_k = copy_b ? N : bk;
+                    if (n == N) product(down, n, depth, from, next, ai, from_k, panel, panel_k, more, more_i, to, ci);
                     else {  // the last vector of C's rows has no room there
-                        product(down, N, depth, from, next, from_i, from_k, panel, panel_k, 0, 0, edge, N);
+                        product(down, N, depth, from, next, ai, from_k, panel, panel_k, 0, 0, edge, N);
                         for (size r = 0; r < down; r++)
                             COLUMNS(q, n) to[r * ci + q] = edge[r * N + q] + (more ? more[r * more_i + q] : 0);
                     }
