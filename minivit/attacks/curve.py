@@ -19,6 +19,7 @@ from minivit.attacks import validate
 from minivit.attacks.fgsm import fgsm
 from minivit.attacks.pgd import pgd
 from minivit.attacks.victim import Model, logits_of
+from minivit.autograd.tensor import Tensor
 from minivit.backend import to_numpy
 from minivit.nn.module import evaluating
 
@@ -116,7 +117,7 @@ def robust_accuracy(
     if limit is not None:
         limit = validate.count("limit", limit)
         x, y = x[:limit], y[:limit]
-    x = to_numpy(x)
+    x = to_numpy(x.data if isinstance(x, Tensor) else x)
     if len(y) == 0:
         raise ValueError("dataset: it has no images")
     radii = np.atleast_1d(np.asarray(eps, np.float64))

@@ -58,7 +58,7 @@ def inputs(model: Any, x: Any, y: Any, eps: Any, norm: Any, targets: Any, bounds
     if not callable(model):
         raise TypeError(f"model: expected a callable from images to logits, got {type(model).__name__}")
     norm = choice("norm", norm, NORMS)
-    lo, hi = _bounds(bounds)
+    lo, hi = box(bounds)
     x = _images(x, (lo, hi))
     y = labels("y", y, x.shape)
     if targets is not None:
@@ -150,7 +150,8 @@ def _in_range(name: str, y: np.ndarray | None, classes: int) -> None:
                          f"{classes - 1})")
 
 
-def _bounds(bounds: Any) -> tuple[float, float]:
+def box(bounds: Any) -> tuple[float, float]:
+    """`bounds` as two floats, the least and the largest value of a pixel."""
     try:
         lo, hi = (float(b) for b in bounds)
     except (TypeError, ValueError):

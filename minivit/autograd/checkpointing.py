@@ -60,7 +60,7 @@ class _Checkpoint:
     broadcasts = False
     _kept = [True]
 
-    def __init__(self, f: Callable[..., Tensor], args: Sequence[Any], outside: Sequence[Any], drawn: list[int]) -> None:
+    def __init__(self, f: Callable[..., Tensor], args: Sequence[Any], outside: Sequence[Any], drawn: list[Any]) -> None:
         self.f = f
         self.parameters = [(t, t.version) for t in outside if isinstance(t, Tensor)]
         self.drawn = drawn  # so that dropout drops the same again, however many steps were taken in between

@@ -29,8 +29,8 @@ class _Mode(threading.local):
 
     recording = True
     anomaly = False
-    drawn: list[int] | None = None  # the steps at which random layers drew, where a checkpoint notes them
-    replaying: Iterator[int] | None = None  # those steps, while a checkpointed function is computed again
+    drawn: list[tuple[int, int]] | None = None  # (layer, step) of each draw, where a checkpoint notes them
+    replaying: Iterator[tuple[int, int]] | None = None  # the same, while a checkpointed function is computed again
     retaining = False  # whether the walk back that is under way leaves the graph as it is
     autocast: Callable[..., Any] | None = None  # is called as (op, args), and gives the inputs in the dtypes to compute in
     intercept: Callable[..., Any] | None = None  # is called as (op, args, options) in the place of every operation

@@ -64,7 +64,7 @@ class AdversarialCrossEntropy:
         validate.choice("norm", self.norm, norms.NORMS)
         validate.count("steps", self.steps)
         validate.count("eps_warmup", self.eps_warmup, least=0)
-        lo, hi = self.bounds
+        lo, hi = validate.box(self.bounds)
         if not 0 <= validate.real("eps", self.eps) <= (hi - lo if self.norm == "linf" else math.inf):
             most = f" to {hi - lo:g}, the range of a pixel" if self.norm == "linf" else ""
             raise ValueError(f"eps: expected a radius from 0{most}, got {self.eps:g}")
@@ -157,9 +157,9 @@ def adversarial_train(
         raise TypeError(f"model: expected an mv.nn.Module, which has parameters to train, got {type(model).__name__}")
     if not isinstance(train, Dataset) or len(train) == 0:
         raise TypeError("train: expected a Dataset with images; mv.data.Dataset(images, labels)")
-    if not 0 <= natural_weight < 1:
+    if not 0 <= validate.real("natural_weight", natural_weight) < 1:
         raise ValueError(f"natural_weight: expected a number in [0, 1), got {natural_weight!r}; for 1 there is mv.train.fit")
-    if not 0 <= eps_warmup <= epochs:
+    if not 0 <= validate.real("eps_warmup", eps_warmup) <= natural("epochs", epochs, least=1):
         raise ValueError(f"eps_warmup: expected epochs, from 0 to {epochs}, got {eps_warmup!r}")
     if "objective" in fit_options:
         raise TypeError("objective: is what adversarial_train chooses; call mv.train.fit for one of your own")

@@ -250,41 +250,46 @@ class RandomModule(Module):
     Its steps are the calls in which it draws: those of the outermost module, where that is in training. Used twice within
     one of them, it draws the same twice; where the outermost module is in evaluation, it draws what it drew last.
 
-    Layers of one seed must differ in their `layer`, or they draw the same. One without gets a number when it first draws,
-    in the order in which those of the outermost module do."""
+    Layers of one seed must differ in their `layer`, or they draw the same. Those without are numbered in the order of
+    their definition where a training loop begins (`set_step`); one that draws before that gets the next number that no
+    layer of the outermost module has."""
 
     call: Any = None  # the last one that was counted
 
     def __init__(self, seed: int, layer: int | None) -> None:
         super().__init__()
         self.seed, self.layer, self.step = seed, layer, 0
+        self.numbered = layer is not None  # by whoever made it
 
     def place(self) -> tuple[int, int]:
-        """(layer, step): where its numbers are drawn. When a checkpoint computes again, the step it had the first time."""
+        """(layer, step): where its numbers are drawn. When a checkpoint computes again, those of the first time."""
         if mode.replaying:
-            step = next(mode.replaying, None)
-            if step is None:
+            place = next(mode.replaying, None)
+            if place is None:
                 raise RuntimeError(DRAWS_DIFFER)
         else:
             if mode.call is not None and self.call is not mode.call:
                 self.step, self.call = self.step + 1, mode.call
-            step = self.step
+            if self.layer is None:
+                self.layer = self._next_number(mode.outermost or self)
+            place = self.layer, self.step
         if mode.drawn is not None:
-            mode.drawn.append(step)
-        self.number(mode.outermost or self)
-        assert self.layer is not None
-        return self.layer, step
+            mode.drawn.append(place)
+        return place
 
-    def number(self, outermost: Any) -> None:
-        """Gives it the next number of those in the outermost module, if it has none."""
-        if self.layer is None:
+    def _next_number(self, outermost: Module) -> int:
+        taken = {module.layer for module in outermost.modules() if isinstance(module, RandomModule)}
+        while True:
             outermost.unnumbered += 1
-            self.layer = _APART * outermost.unnumbered
+            if (number := _APART * outermost.unnumbered) not in taken:
+                return number
 
 
 def set_step(model: Any, step: int) -> None:
-    """Tells every random layer of a model which step of training comes next (the loop does, so that it can resume)."""
-    for module in list(model.modules()) if isinstance(model, Module) else ():
-        if isinstance(module, RandomModule):
-            module.step = step
-            module.number(model)  # here all do, so that one that begins to draw later has the same number after a resume
+    """Tells every random layer of a model which step of training comes next, and its number if it was made without (the
+    loop does, so that it can resume: the numbers are the same whatever was called before)."""
+    drawing = [m for m in model.modules() if isinstance(m, RandomModule)] if isinstance(model, Module) else []
+    for module in drawing:
+        module.step = step
+    for i, module in enumerate((module for module in drawing if not module.numbered), 1):
+        module.layer = _APART * i

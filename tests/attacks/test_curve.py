@@ -114,6 +114,8 @@ def test_limit_and_data_sets():
     data = mv.data.Dataset(X.astype("float32"), Y)
     curve = mv.attacks.robust_accuracy(MODEL, data, eps=[0], limit=10)
     assert (curve.accuracy[0], curve.n[0]) == (0.6, 10)
+    curve = mv.attacks.robust_accuracy(MODEL, (mv.Tensor(X), mv.Tensor(Y)), eps=[0, 0.1], limit=10)
+    np.testing.assert_array_equal(curve.accuracy, mv.attacks.robust_accuracy(MODEL, (X, Y), eps=[0, 0.1], limit=10).accuracy)
 
 
 def test_wilson_interval():

@@ -166,7 +166,8 @@ def test_a_step_waits_for_a_gpu_twice(standin, data):
     ({"eps": -0.1}, "eps"), ({"eps": 8}, "eps"), ({"eps": float("nan")}, "eps"), ({"norm": "l3"}, "norm"),
     ({"steps": 0}, "steps"), ({"step_size": -1}, "step_size"), ({"natural_weight": 1}, "natural_weight"),
     ({"eps_warmup": 11}, "eps_warmup"), ({"objective": print}, "objective"), ({"batch_size": 0}, "batch_size"),
-    ({"epoch": 3}, "epoch"),
+    ({"epoch": 3}, "epoch"), ({"natural_weight": "a"}, "natural_weight: expected a number"),
+    ({"eps_warmup": "2"}, "eps_warmup: expected a number"), ({"epochs": 2.5}, "epochs must be an integer"),
 ])
 def test_bad_arguments(data, options, message):
     with pytest.raises((ValueError, TypeError), match=message):
@@ -177,6 +178,7 @@ def test_bad_arguments(data, options, message):
     ({"eps": -0.1}, "eps"), ({"eps": 8}, "the range of a pixel"), ({"norm": "Linf"}, "did you mean 'linf'"),
     ({"steps": 0}, "steps"), ({"step_size": 0}, "step_size"), ({"natural_weight": -3.0}, "natural_weight"),
     ({"label_smoothing": 1.5}, "label_smoothing"), ({"eps_warmup": -1}, "eps_warmup"),
+    ({"bounds": (1, 0)}, r"bounds: expected lo < hi, got \(1.0, 0.0\)"), ({"bounds": 1}, "bounds: expected two numbers"),
 ])
 def test_an_objective_that_makes_no_sense_is_not_made(options, message):
     with pytest.raises(ValueError, match=message):

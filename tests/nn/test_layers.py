@@ -308,6 +308,60 @@ def test_layers_without_a_number_get_one_each_the_same_in_every_run():
     assert net.a.layer != net.b.layer
 
 
+class Two(Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = Dropout(0.5), Dropout(0.5)
+
+    def forward(self, x):
+        return self.a(x), self.b(x)
+
+
+def test_a_layer_that_drew_before_it_belonged_to_a_model_shares_no_number_there():
+    x, lone, net = np.ones((1000, 2), np.float32), Dropout(0.5), Two()
+    lone.forward(x)
+    net.b = lone
+    first, second = (np.asarray(mask) for mask in net(x))
+    assert 0.4 < np.mean(first == second) < 0.6
+
+
+def test_a_training_that_begins_numbers_layers_the_same_whatever_was_called_before():
+    x, net, other = np.ones((1000, 2), np.float32), Two(), Two()
+    other.b(x), other(x), Two()(x)
+    for model in (net, other):
+        set_step(model, 4)
+    for mask, same in zip(net(x), other(x)):
+        np.testing.assert_array_equal(mask, same)
+    given = Dropout(0.5, layer=7)
+    set_step(given, 4)
+    assert given.layer == 7
+
+
+def test_a_layer_that_its_model_does_not_know_has_a_number_of_its_own():
+    c, d = Dropout(0.5), Dropout(0.5)
+
+    class Net(Two):
+        def forward(self, x):
+            return *super().forward(x), c(x), d(x)
+
+    net = Net()
+    set_step(net, 0)
+    masks = [np.asarray(mask) for mask in net(np.ones((1000, 2), np.float32))]
+    for i, mask in enumerate(masks):
+        for other in masks[:i]:
+            assert 0.4 < np.mean(mask == other) < 0.6
+
+
+def test_a_checkpoint_drops_the_same_when_another_training_began_meanwhile():
+    net = Two()
+    x = mv.Tensor(np.ones((50, 2)), requires_grad=True)
+    net.b(x)
+    y = mv.checkpoint(lambda x: net.a(x) * net.b(x))(x)
+    set_step(net, 100)
+    (g,) = mv.grad(y.sum(), [x])
+    np.testing.assert_array_equal(g.numpy(), 2 * y.numpy())
+
+
 def test_layers_of_ones_own_draw_other_masks_than_those_within_blocks():
     class Net(mv.nn.Module):
         def __init__(self):
