@@ -34,7 +34,7 @@ def anomaly() -> Iterator[None]:
 
 def check_forward(op: Op, arrays: Sequence[Any], out: Any) -> None:
     if _has_nan(out):
-        came = [name for name, a in zip(op.inputs, arrays) if _has_nan(a)]
+        came = [name for name, a in zip(op.names_of(arrays), arrays) if _has_nan(a)]
         origin = f"; its input {came[0]} already had one" if came else f"; its inputs {_ranges(op, arrays)} had none"
         raise FloatingPointError(f"{op.name} at {_users_line()} made a NaN{origin}")
 
@@ -51,6 +51,8 @@ def check_backward(node: Node, g: Any, gradients: Sequence[Any]) -> None:
 
 
 def _has_nan(value: Any) -> bool:
+    if isinstance(value, float):
+        return value != value
     if not is_array(value) and not hasattr(value, "dtype"):
         return False
     return value.dtype.kind in "fc" and bool(array_module(value).isnan(value).any())
@@ -59,6 +61,6 @@ def _has_nan(value: Any) -> bool:
 def _ranges(op: Op, arrays: Sequence[Any]) -> str:
     return ", ".join(
         f"{name} in [{float(a.min()):.4g}, {float(a.max()):.4g}]"
-        for name, a in zip(op.inputs, arrays)
+        for name, a in zip(op.names_of(arrays), arrays)
         if is_array(a) and a.size and a.dtype.kind == "f"
     )

@@ -55,6 +55,8 @@ def autocast(dtype: Any = "float16") -> Iterator[None]:
 
 def _cast(op: Op, args: Sequence[Any]) -> tuple[Any, ...]:
     """The inputs of an operation in the dtype it is to compute in."""
+    if any(getattr(x, "dtype", None) == np.float64 and getattr(x, "ndim", 0) for x in args):
+        return tuple(args)
     if op in _PRODUCTS:
         return *(_as(x, np.float16) for x in args[: _PRODUCTS[op]]), *args[_PRODUCTS[op] :]
     if op in _FLOAT32:

@@ -36,8 +36,8 @@ def checkpoint(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
             return y
         if not isinstance(y, Tensor):
             raise TypeError(f"checkpoint: the function must return one Tensor, got {type(y).__name__}")
-        if not y.requires_grad:
-            return y
+        if not y.requires_grad or not mode.recording:
+            return y.detach()
         # Tensors from outside that f used: the leaves, and the nodes made before f began
         own = {id(a) for a in aliases}
         outside = [t for t in _leaves(y, before) if id(t) not in own]

@@ -72,7 +72,7 @@ class Node:
     def free(self) -> None:
         """Forgets all but where it came from: whoever walks back this way again is to be told, not led past it."""
         self.args = self.out = None
-        self.saved = ()
+        self.saved, self.options = (), {}
 
 
 def grad(
@@ -300,7 +300,7 @@ def _check_cotangent(y: Any, gy: Any) -> Any:
         gy = array_module(y.data).asarray(gy, dtype=y.dtype)
     if gy.shape != y.shape:
         raise ValueError(f"gy: expected the shape of y, {y.shape}, got {gy.shape}")
-    return gy
+    return gy if gy.dtype == y.dtype else gy.astype(y.dtype)
 
 
 def _users_line() -> str:

@@ -132,6 +132,8 @@ class Op:
             if isinstance(value, Tensor) and value.requires_grad:
                 raise TypeError(f"{self.name}: {name} is a Tensor that requires a gradient, but it is an option, and those get "
                                 f"none; let it act on an input instead (`q * scale` for a scale of q), or give a number")
+            if isinstance(value, np.generic):  # counts as a number, as among the inputs
+                options = {**options, name: value.item()}
         if self.defaults:
             options = {**self.defaults, **options}
         arrays: list[Any] = []
@@ -144,7 +146,8 @@ class Op:
             else:
                 any_scalar |= isinstance(arg, np.generic)
                 arrays.append(arg)
-        if any_scalar and any_tensor:  # x / np.sqrt(2) of a float32 x is float32: a NumPy scalar counts as a number
+        # x / np.sqrt(2) of a float32 x is float32: a NumPy scalar counts as a number
+        if any_scalar and any_tensor and all(a.dtype.kind == "f" for a in args if isinstance(a, Tensor)):
             args = tuple(a.item() if isinstance(a, np.generic) else a for a in args)
             arrays = [a.data if isinstance(a, Tensor) else a for a in args]
         record = needs_grad and mode.recording
@@ -166,6 +169,9 @@ class Op:
         if not any_tensor:
             return out
         if not is_array(out):  # NumPy turns 0-d results into scalars
+            if out is None or isinstance(out, list | tuple):
+                got = "nothing; is there a `return`?" if out is None else f"a {type(out).__name__}"
+                raise TypeError(f"{self.name}: the forward function must return one array, got {got}")
             out = np.asarray(out)
         if not record:
             return Tensor(out)
@@ -197,6 +203,8 @@ class Op:
             else:
                 values.append(needs)
         gradients = self.rule(*values)
+        if gradients is None:
+            raise TypeError(f"{self.name}.vjp: the rule returned nothing; is there a `return`?")
         return gradients if isinstance(gradients, tuple) else (gradients,)
 
     def _bind(self, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -206,6 +214,10 @@ class Op:
         except TypeError as error:
             raise TypeError(f"{self.name}{self.signature}: {error}") from None
         return tuple(bound.get(name) for name in self.inputs), {k: v for k, v in bound.items() if k not in self.inputs}
+
+    def names_of(self, args: Sequence[Any]) -> list[str]:
+        """What its inputs are called: "x", "y"; or, where it takes any number, "arrays[0]", "arrays[1]"."""
+        return [f"{self.inputs[0]}[{i}]" for i in range(len(args))] if self.variadic else self.inputs
 
     def __repr__(self) -> str:
         return f"<operation {self.name}{self.signature}>"
@@ -251,11 +263,14 @@ def replay(
 
 def _explain(error: Exception, op: Op, arrays: Sequence[Any]) -> None:
     """Raises the error of a forward function again with the operation and its inputs named, where that helps."""
-    names = op.inputs if not op.variadic else [f"{op.inputs[0]}[{i}]" for i in range(len(arrays))]
+    names = op.names_of(arrays)
     devices = {device_of(a) for a in arrays if is_array(a)}
     if len(devices) > 1:
         where = ", ".join(f"{n} on {device_of(a)}" for n, a in zip(names, arrays) if is_array(a))
         raise TypeError(f"{op.name}: inputs on two devices: {where}; move one with .to('cuda') or .to('cpu')") from error
+    lists = ", ".join(n for n, a in zip(names, arrays) if isinstance(a, list | tuple))
+    if lists and isinstance(error, AttributeError):
+        raise TypeError(f"{op.name}: expected arrays or Tensors, {lists} is a list or a tuple; use np.asarray") from error
     integers = ", ".join(f"{n} ({a.dtype})" for n, a in zip(names, arrays) if is_array(a) and a.dtype.kind in "iub")
     if integers and "UFunc" in type(error).__name__:
         raise TypeError(f"{op.name}: expected floats, got {integers}; convert with .astype('float32')") from error

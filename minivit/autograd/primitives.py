@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import builtins
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from minivit.autograd.registry import register
 from minivit.autograd.special import erf as _erf
 from minivit.autograd.tensor import Tensor
 from minivit.backend import add as _add
-from minivit.backend import add_at, array_module, products, zeros
+from minivit.backend import add_at, array_module, is_array, products, zeros
 from minivit.backend import concatenate as _concatenate
 
 
@@ -311,15 +311,22 @@ def mean(x, axis=None, keepdims=False):
     count = _count(x.shape, axis)
     if not count:
         raise ValueError(f"mean: of x of shape {x.shape} there are no elements along axis {axis}")
-    return sum(x, axis=axis, keepdims=keepdims) * (1 / count)
+    if x.dtype == np.float16:  # their sum may be more than it holds
+        return astype(mean(astype(x, dtype=np.float32), axis, keepdims), dtype=np.float16)
+    return sum(x, axis=axis, keepdims=keepdims) / count
 
 
 def min(x, axis=None, keepdims=False):
-    return -max(-x, axis=axis, keepdims=keepdims)
+    if x.dtype.kind == "f":
+        return -max(-x, axis=axis, keepdims=keepdims)
+    least = _array(x).min(axis=axis, keepdims=keepdims)  # not every integer has a negative
+    return Tensor(array_module(_array(x)).asarray(least)) if isinstance(x, Tensor) else least
 
 
 def var(x, axis=None, keepdims=False):
     """The mean squared deviation from the mean (divided by n, as layer norm has it)."""
+    if x.dtype == np.float16:
+        return astype(var(astype(x, dtype=np.float32), axis, keepdims), dtype=np.float16)
     centered = x - mean(x, axis=axis, keepdims=True)
     return mean(centered * centered, axis=axis, keepdims=keepdims)
 
@@ -378,9 +385,7 @@ def _(g, x_shape):
 
 @primitive
 def concatenate(*arrays, axis=0):
-    for a in arrays:
-        if isinstance(a, list | tuple):
-            raise TypeError(f"concatenate: expected arrays or Tensors, got a {type(a).__name__}; write concatenate(a, b)")
+    _check_no_list("concatenate", arrays)
     if axis is None:
         raise TypeError("concatenate: axis: expected an integer, got None; reshape the arrays to (-1,) first")
     return _concatenate(arrays, axis)
@@ -399,7 +404,11 @@ def _(g, arrays_shape, axis):
 
 def stack(*arrays, axis=0):
     """Joins arrays of one shape along a new axis."""
-    shape = list(arrays[0].shape)
+    _check_no_list("stack", arrays)
+    shapes = [a.shape for a in arrays]
+    if not shapes or len(set(shapes)) > 1:
+        raise ValueError(f"stack: expected arrays of one shape, got {', '.join(map(str, shapes)) or 'none'}")
+    shape = list(shapes[0])
     shape.insert(axis if axis >= 0 else len(shape) + 1 + axis, 1)
     return concatenate(*(reshape(a, shape=tuple(shape)) for a in arrays), axis=axis)
 
@@ -490,7 +499,7 @@ def col2im(patches, *, image_size, patch_size):
     Returns:
         (B, H, W, C)
     """
-    H, W = (image_size, image_size) if isinstance(image_size, int) else image_size
+    H, W = (image_size, image_size) if isinstance(image_size, int | np.integer) else image_size
     P = patch_size
     if P < 1 or H % P or W % P:
         raise ValueError(f"col2im: patch_size {P} does not divide the image size {H}×{W}")
@@ -512,6 +521,12 @@ def _(g, patch_size):
 # ---- helpers of the rules ----
 
 
+def _check_no_list(name: str, arrays: Sequence[Any]) -> None:
+    for a in arrays:
+        if isinstance(a, list | tuple):
+            raise TypeError(f"{name}: expected arrays or Tensors, got a {type(a).__name__}; write {name}(a, b)")
+
+
 def _as_float(mask: Any, like: Any) -> Any:
     """A boolean array as numbers of the dtype of `like`: a constant in the graph."""
     return mask.astype(like.dtype)
@@ -522,7 +537,10 @@ def _axes(ndim: int, axis: Any) -> tuple[int, ...]:
         return tuple(range(ndim))
     if not ndim:
         return ()  # of a single number NumPy takes axis=0
-    return tuple(a % ndim for a in (axis if isinstance(axis, tuple) else (axis,)))
+    for a in (axis := axis if isinstance(axis, tuple) else (axis,)):
+        if not isinstance(a, int | np.integer) or not -ndim <= a < ndim:
+            raise ValueError(f"axis: expected None, an integer or a tuple of them, from {-ndim} to {ndim - 1}, got {a!r}")
+    return tuple(a % ndim for a in axis)
 
 
 def _reduced_shape(shape: tuple[int, ...], axis: Any, keepdims: bool = False) -> tuple[int, ...]:
@@ -561,7 +579,17 @@ def _power(x, exponent):
 def _getitem(x, index):
     if builtins.any(isinstance(i, Tensor) for i in (index if isinstance(index, tuple) else (index,))):
         raise TypeError("a Tensor cannot be an index; use an array of integers or booleans (tensor.numpy())")
+    if x.requires_grad:  # an array may be filled again, with the next batch's places, before the gradients are asked for
+        index = tuple(map(_own, index)) if isinstance(index, tuple) else _own(index)
     return getitem(x, index=index)
+
+
+def _own(index):
+    return index.copy() if is_array(index) or isinstance(index, list) else index
+
+
+def _astype(x, dtype):
+    return astype(x, dtype=dtype) if np.dtype(dtype).kind == "f" else Tensor(x.data.astype(dtype))  # no derivative there
 
 
 _METHODS: dict[str, Callable[..., Any]] = {
@@ -587,7 +615,7 @@ _METHODS: dict[str, Callable[..., Any]] = {
     "reshape": lambda x, *shape: reshape(x, shape=_shape_of(shape)),
     "transpose": lambda x, *axes: transpose(x, axes=tuple(_shape_of(axes)) if axes and axes != (None,) else None),
     "swapaxes": swapaxes,
-    "astype": lambda x, dtype: astype(x, dtype=dtype),
+    "astype": _astype,
     "T": property(lambda x: transpose(x)),  # type: ignore[dict-item]
     # comparisons are plain boolean arrays: they have no derivative
     "__lt__": lambda x, y: x.data < _array(y),

@@ -45,7 +45,7 @@ def in_shares(f: Callable[[Any], Tensor], x: Any) -> Tensor:
         return Tensor(out)
     own = {id(alias) for _, alias, _ in shares}
     outside = list({id(t): t for _, _, y in shares for t in _leaves(y, before) if id(t) not in own}.values())
-    node = Node(_Shares(as_now(f), shares, outside, before), (x,), (x.data,), {}, None, ())
+    node = Node(_Shares(as_now(f), outside, before), (x,), (x.data,), {}, None, (shares,))
     node.parents += tuple(outside)
     node.shapes = node.dtypes = (None,) * len(node.parents)
     return Tensor(out, True, node=node)
@@ -59,18 +59,20 @@ class _Shares:
     inputs = ["x"]
     _kept = [True]
 
-    def __init__(self, f: Callable[[Any], Tensor], shares: list[Any], outside: Sequence[Any], before: int) -> None:
-        self.f, self.shares, self.outside, self.before = f, shares, outside, before
+    def __init__(self, f: Callable[[Any], Tensor], outside: Sequence[Any], before: int) -> None:
+        self.f, self.outside, self.before = f, outside, before
 
     def backward(self, node: Node, g: Any, needs: tuple[bool, ...], create_graph: bool) -> tuple[Any, ...]:
         assert node.args is not None
+        (shares,) = node.saved
         if create_graph:  # once more, in one piece, if what it is computed from is still what it was
-            for _, _, y in self.shares:
+            for _, _, y in shares:
                 for inner in _ancestors(y.node, self.before):
                     inner.check_usable()
             before, alias = next(_serial), identity(node.args[0])
-            gradients = _walk(self.f(alias), [alias.node, *self.outside], g, True, True, since=before)
-            return tuple(gradients.get(id(t)) for t in (alias.node, *self.outside))
+            targets = [t if need else None for t, need in zip((alias.node, *self.outside), needs)]
+            gradients = _walk(self.f(alias), [t for t in targets if t is not None], g, True, True, since=before)
+            return tuple(None if t is None else gradients.get(id(t)) for t in targets)
         ambient = dict(vars(mode))
         wanted = [t for t, need in zip(self.outside, needs[1:]) if need]
 
@@ -80,11 +82,11 @@ class _Shares:
             with _ambient(ambient):
                 return _walk(y, targets, g[share], False, mode.retaining, since=self.before)
 
-        found = for_threads(work, self.shares)
+        found = for_threads(work, shares)
         gx = None
         if needs[0]:
-            parts = [f.get(id(alias)) for f, (_, alias, _) in zip(found, self.shares)]
-            zeros = (np.zeros_like(alias.data) for _, alias, _ in self.shares)
+            parts = [f.get(id(alias)) for f, (_, alias, _) in zip(found, shares)]
+            zeros = (np.zeros_like(alias.data) for _, alias, _ in shares)
             gx = np.concatenate([z if part is None else part for z, part in zip(zeros, parts)])
         return gx, *(_total([f.get(id(t)) for f in found]) if need else None for t, need in zip(self.outside, needs[1:]))
 

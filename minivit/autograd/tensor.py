@@ -99,9 +99,9 @@ class Tensor:
             raise TypeError("data: got a Tensor; use t.detach() for a Tensor that shares its array, or t itself")
         if not is_array(data):
             data = np.asarray(data)
-            if data.dtype.kind not in "fiubc":
-                raise TypeError(f"data: expected an array of numbers, got one of dtype {data.dtype}")
-        if requires_grad and data.dtype.kind not in "fc":
+        if data.dtype.kind not in "fiubc":
+            raise TypeError(f"data: expected an array of numbers, got one of dtype {data.dtype}")
+        if requires_grad and data.dtype.kind != "f":
             raise TypeError(f"requires_grad: derivatives need floating-point data, got {data.dtype}; use .astype('float32')")
         self.data = data
         self.requires_grad = requires_grad
@@ -159,8 +159,12 @@ class Tensor:
         """The one value of a Tensor of one element, as a Python number."""
         return self.data.item()
 
+    def __format__(self, spec: str) -> str:
+        """f"{loss:.3f}": the one value; without a format, as it prints."""
+        return format(self.item(), spec) if spec else repr(self)
+
     def __float__(self) -> float:
-        return float(self.data)
+        return float(self.item())
 
     def __int__(self) -> int:
         return int(self.data)

@@ -127,10 +127,12 @@ class MLP(Module):
         return self.dropout(self.fc2(hidden))
 
 
-def _mask(x: Any, shape: tuple[int, ...], p: float, seed: int, *place: Any) -> Any:
+def _mask(x: Any, shape: tuple[int, ...], p: float, seed: int, purpose: str, *place: int) -> Any:
     """0 with probability p, else 1/(1 - p), in the dtype of x and on its device."""
     array = x.data if isinstance(x, Tensor) else x
-    kept = random.bernoulli(1 - p, seed, *place, shape=shape, xp=array_module(array))
+    if array.dtype.kind != "f":
+        raise TypeError(f"{purpose}: expected floats, got {array.dtype}; 1 / (1 - p) is none of its numbers")
+    kept = random.bernoulli(1 - p, seed, purpose, *place, shape=shape, xp=array_module(array))
     return kept.astype(array.dtype) * array.dtype.type(1 / (1 - p))
 
 

@@ -144,8 +144,10 @@ class Module:
             return array if dtype is None or array.dtype.kind != "f" else array.astype(dtype, copy=False)
 
         for p in self.parameters():
-            p.data, p.grad = moved(p.data), None
-            p.version += 1
+            p.grad = None if p.grad is None else Tensor(moved(p.grad.data))
+            if (data := moved(p.data)) is not p.data:
+                p.data = data
+                p.version += 1
         for module in self.modules():
             for name, value in list(vars(module).items()):
                 if is_array(value):

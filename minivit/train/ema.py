@@ -32,6 +32,8 @@ class EMA:
         if not 0 < decay < 1:
             raise ValueError(f"decay: expected a number between 0 and 1, 0.999 for example, got {decay!r}")
         self.params = list(params)
+        if not self.params:
+            raise ValueError("params: there are none; a generator like model.parameters() can be walked only once")
         self.decay = decay
         self.t = 0  # updates so far
         self.average = [p.data.copy() for p in self.params]
@@ -40,9 +42,16 @@ class EMA:
         """Takes the present weights into the average."""
         self.t += 1
         d = self.decay * (1 - self.decay ** (self.t - 1)) / (1 - self.decay**self.t)
+        self._follow()
         for average, p in zip(self.average, self.params):
             average *= d
             average += (1 - d) * p.data
+
+    def _follow(self) -> None:
+        """Moves the averages to where the parameters are now: `model.to("cuda")` may have come in between."""
+        self.average = [
+            to_device(average, device_of(p.data)).astype(p.dtype, copy=False) for average, p in zip(self.average, self.params)
+        ]
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -54,6 +54,9 @@ class Optimizer:
             raise ValueError("params: there are none; a generator like model.parameters() can be walked only once")
         if len({id(p) for _, p in pairs}) < len(pairs):
             raise ValueError("params: a parameter is there twice and would be moved twice")
+        if len({name for name, _ in pairs}) < len(pairs):
+            raise ValueError("params: two parameters have one name, and a saved state could not tell them apart; put a prefix "
+                             f"before those of each model ({', '.join(name for name, _ in pairs[:3])}, ...)")
         # those that decay come first, so that one number says which part of the vector decays
         pairs.sort(key=lambda pair: not decays(*pair))
         self.names = [name for name, _ in pairs]
@@ -81,6 +84,10 @@ class Optimizer:
         """
         if all(p.grad is None for p in self.params):
             raise RuntimeError("step: no parameter has a gradient; call loss.backward() first")
+        for name, p in zip(self.names, self.params):
+            if p.grad is not None and (not isinstance(p.grad, Tensor) or p.grad.shape != p.shape):
+                got = f"shape {p.grad.shape}" if isinstance(p.grad, Tensor) else type(p.grad).__name__
+                raise ValueError(f"step: the grad of {name!r}: expected a Tensor of shape {p.shape}, got {got}")
         theta = self._vector([p.data for p in self.params])  # a copy: whoever holds the old values keeps them
         xp = array_module(theta)
         g = self._vector([xp.zeros_like(p.data) if p.grad is None else p.grad.data for p in self.params])
@@ -282,7 +289,7 @@ def clip_grad_norm(params: Iterable[Tensor], max_norm: float | None) -> Any:
 def _squared_norm(g: Any) -> float:
     g = g.reshape(-1)
     square = float(array_module(g).dot(g, g))
-    if math.isinf(square):  # more than a float32 holds
+    if g.dtype != np.float64 and not 1e-30 < square < math.inf:  # more than a float32 holds, or squares that vanish in it
         g = g.astype("float64")
         square = float(array_module(g).dot(g, g))
     return square

@@ -67,6 +67,9 @@ class LossScaler:
     def update(self, norm: Any) -> bool:
         """Whether to make the step, by the norm of all gradients (`clip_grad_norm`): is it finite? Then adapts S."""
         if not math.isfinite(float(norm)):
+            if self.factor < 2.0**-24:
+                raise FloatingPointError(f"the gradients are not finite, however small the loss is made ({self.factor:g} times "
+                                         "itself): the model itself gives NaN or infinity; mv.anomaly() finds where")
             self.factor /= 2
             self.good_steps = 0
             self.skipped += 1

@@ -171,6 +171,13 @@ def test_float64_and_integers_are_left_alone():
         assert ops.sum(Tensor(np.ones(3, int))).dtype.kind == "i"
 
 
+def test_a_float32_weight_of_float64_values_is_left_alone():
+    w = mv.Tensor(np.full((3, 1), 1 / 3, "float32"))
+    with mv.autocast():
+        y = mv.ops.linear(np.ones((2, 3)), w)
+    np.testing.assert_allclose(y.numpy(), 1, rtol=1e-6)
+
+
 def test_backward_within_the_block_is_backward_after_it():
     x = Tensor(random(3, 4), requires_grad=True)
     weight = random(4, 4, seed=1)

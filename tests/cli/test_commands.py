@@ -223,7 +223,7 @@ def test_images_of_several_sizes_can_be_resized(tmp_path, capsys):
 def test_gradcheck_of_own_and_of_a_file(tmp_path, capsys):
     assert main(["gradcheck", "softmax", "gelu", "--order", "2"]) == 0
     capsys.readouterr()
-    for seed in "0123":
+    for seed in "01":
         assert main(["gradcheck", "--order", "2", "--seed", seed]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert len(lines) == len(mv.autograd.REGISTRY)

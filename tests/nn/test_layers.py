@@ -384,6 +384,12 @@ def test_a_probability_of_numpy_is_a_number_like_any_other(layer):
     np.testing.assert_array_equal(layer(np.float64(0.5))(x), layer(0.5)(x))
 
 
+@pytest.mark.parametrize("layer", [Dropout, DropPath])
+def test_integers_are_not_dropped(layer):
+    with pytest.raises(TypeError, match="expected floats, got int64"):
+        layer(0.3)(np.ones((4, 2), int))
+
+
 def test_checkpoints_within_a_checkpoint_drop_the_same():
     model, x = Noisy(), rng.standard_normal((16, 8)).astype("float32")
 

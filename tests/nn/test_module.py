@@ -249,7 +249,9 @@ def test_to_casts_floats_and_leaves_integers():
     assert net.index.dtype == np.int64
     assert net.scale is p, "an optimizer that was made before would be left behind"
     assert p.version == version + 1
-    assert p.grad is None
+    np.testing.assert_array_equal(p.grad.numpy(), np.ones(3))
+    assert net.to("cpu", dtype="float64").scale.version == version + 1, "nothing was moved"
+    assert p.grad.dtype == np.float64
     assert net.eval()(np.ones((1, 2))).dtype == np.float64
 
 

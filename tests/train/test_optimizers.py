@@ -185,6 +185,30 @@ def test_clip_grad_norm():
         mv.train.clip_grad_norm([p], 0)
 
 
+def test_clip_grad_norm_of_gradients_whose_squares_vanish():
+    p = mv.nn.Parameter(np.zeros(4, "float32"))
+    p.grad = mv.Tensor(np.full(4, 1e-25, "float32"))
+    assert mv.train.clip_grad_norm([p], 1e-26) == pytest.approx(2e-25, rel=1e-6)
+    np.testing.assert_allclose(p.grad.numpy(), 5e-27, rtol=1e-5)
+
+
+@pytest.mark.parametrize("grad", [mv.Tensor(np.ones(4)), mv.Tensor(np.ones((1, 2))), np.ones(2)])
+def test_a_gradient_of_another_shape_is_refused(grad):
+    a, b = mv.nn.Parameter(np.zeros(2)), mv.nn.Parameter(np.zeros(4))
+    opt = mv.train.SGD([a, b])
+    a.grad, b.grad = grad, mv.Tensor(np.ones(2))
+    with pytest.raises(ValueError, match=r"step: the grad of '0': expected a Tensor of shape \(2,\), got"):
+        opt.step()
+    assert not a.numpy().any()
+    assert opt.t == 0
+
+
+def test_two_parameters_of_one_name_are_refused():
+    a, b = mv.nn.Linear(2, 2), mv.nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="params: two parameters have one name"):
+        mv.train.Adam([*a.named_parameters(), *b.named_parameters()])
+
+
 def test_clip_grad_norm_on_a_gpu(standin):
     def pair():
         params = [mv.Tensor(standin.zeros(2, "float32"), requires_grad=True) for _ in range(2)]

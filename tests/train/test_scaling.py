@@ -1,6 +1,7 @@
 """Loss scaling, by hand and in the loop: an overflow leaves out a step and halves S, and a run in float16 can be resumed."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -43,6 +44,14 @@ def test_its_rule():
     assert vars(again) == vars(scaler)
     with pytest.raises(ValueError, match="state: expected factor, good_steps, skipped; got factor"):
         again.load_state_dict({"factor": 1.0})
+
+
+def test_a_model_that_gives_nan_is_not_scaled_down_for_ever():
+    scaler = LossScaler(2.0**-24)
+    assert not scaler.update(math.nan)
+    with pytest.raises(FloatingPointError, match="the model itself gives NaN or infinity"):
+        scaler.update(math.nan)
+    assert scaler.factor == 2.0**-25
 
 
 def test_scaling_and_unscaling_change_no_bit_of_a_float32_gradient():

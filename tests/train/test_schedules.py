@@ -56,3 +56,15 @@ def test_ema_applied_and_state():
         again.load_state_dict({"t": np.array(1)})
     with pytest.raises(ValueError, match="decay"):
         EMA([p], decay=1.0)
+
+
+def test_an_average_follows_a_model_that_moves():
+    layer = mv.nn.Linear(2, 2)
+    ema = EMA(layer.parameters(), decay=0.9)
+    layer.to(dtype="float64")
+    layer.weight.assign_(np.full((2, 2), 1 / 3))
+    ema.update()
+    ema.apply()
+    assert layer.weight.numpy()[0, 0] == 1 / 3
+    with pytest.raises(ValueError, match="params: there are none"):
+        EMA(iter(()))

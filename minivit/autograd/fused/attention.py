@@ -20,7 +20,8 @@ from minivit.backend import array_module, empty, for_pieces, kernel, products, z
 
 def attention_probabilities(q, k, bias=None, scale=None):
     """A = softmax(Q Kᵀ · scale + bias): row i says how much query i takes from each key. (B, h, N, d) -> (B, h, N, N)"""
-    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    _check_bias(bias)
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale.item() if isinstance(scale, np.generic) else scale
     scores = matmul(q, swapaxes(k, -1, -2)) * scale  # (B, h, N, d) @ (B, h, d, N) -> (B, h, N, N)
     return softmax(scores if bias is None else scores + bias, axis=-1)
 
@@ -42,11 +43,12 @@ def scaled_dot_product_attention(q, k, v, bias=None, *, scale=None, keep=False):
         (B, h, N, d)
     """
     xp = array_module(q, k, v, bias)
-    if q.ndim != 4 or k.shape[:2] != q.shape[:2] or k.shape[3] != q.shape[3] or v.shape[:3] != k.shape[:3]:
+    fits = q.ndim == k.ndim == v.ndim == 4 and k.shape[:2] == q.shape[:2]
+    if not fits or k.shape[3] != q.shape[3] or v.shape[:3] != k.shape[:3]:
         raise ValueError(
             f"expected q, k, v of shape (batch, heads, tokens, head_dim), got {q.shape}, {k.shape}, {v.shape}"
         )
-    _check_bias(bias, (q.shape[1], q.shape[2], k.shape[2]))
+    _check_bias(bias, q.shape[1], q.shape[2], k.shape[2])
     out = empty((*q.shape[:3], v.shape[3]), q.dtype, xp)
     return out, (_attend(q, k, v, bias, scale, out, keep),)
 
@@ -89,7 +91,7 @@ def multi_head_attention(qkv, bias=None, *, num_heads, scale=None, queries=None,
     q, k, v = _head_views(qkv, 3, num_heads)
     q = q[:, :, :queries]
     B, h, N, d = q.shape
-    _check_bias(bias, (h, N, k.shape[2]))
+    _check_bias(bias, h, N, k.shape[2])
     out = empty((B, N, h * d), qkv.dtype, xp)
     (merged,) = _head_views(out, 1, num_heads)
     return out, (_attend(q, k, v, bias, scale, merged, keep),)
@@ -128,8 +130,11 @@ def _head_views(x, parts, num_heads):
     return tuple(x.reshape(B, N, parts, num_heads, width // (parts * num_heads)).transpose(2, 0, 3, 1, 4))
 
 
-def _check_bias(bias, scores):
-    if bias is not None and bias.shape not in (scores, scores[1:]):
+def _check_bias(bias, *scores):
+    if bias is not None and bias.dtype == bool:
+        raise TypeError("bias: expected numbers to be added to the scores, got booleans; where a mask says what is allowed, "
+                        "give np.where(mask, 0, -np.inf).astype('float32')")
+    if bias is not None and scores and bias.shape not in (scores, scores[1:]):
         raise ValueError(f"expected a bias of shape {scores} or {scores[1:]}, got {bias.shape}")
 
 

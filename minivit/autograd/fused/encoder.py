@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from minivit.autograd.fused import encoder_by_kernel, fused
 from minivit.autograd.fused.attention import multi_head_attention_reference
-from minivit.autograd.fused.gelu import gelu_reference
+from minivit.autograd.fused.gelu import check_approximate, gelu_reference
 from minivit.autograd.fused.layer_norm import layer_norm_reference
 from minivit.autograd.fused.linear import linear_reference
 from minivit.autograd.operation import replay
@@ -55,6 +55,7 @@ def encoder(*arrays, num_heads, scale=None, queries=None, approximate=False, eps
     """
     z, *parameters = arrays
     _check(z, parameters, num_heads, queries)
+    check_approximate("encoder", approximate)
     fast = encoder_by_kernel.encoder(z, parameters, num_heads, scale, queries, approximate, eps, keep)
     if fast is not None:
         return fast

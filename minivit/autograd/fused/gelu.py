@@ -28,9 +28,12 @@ def gelu_reference(x, *, approximate=False):
 @fused(gelu_reference)
 def gelu(x, *, approximate=False):
     """x Φ(x), elementwise. approximate: the tanh form, ½ x (1 + tanh(√(2/π) (x + 0.044715 x³)))."""
+    check_approximate("gelu", approximate)
     fast = by_kernel.gelu(x, approximate)
     if fast is not None:
         return fast
+    if x.dtype == np.float16:  # its polynomials have terms that are 0 or infinite there
+        return gelu.forward(x.astype(np.float32), approximate=approximate).astype(np.float16)
     xp = array_module(x)
     out = empty_like(x, xp)
     flat_x, flat_out = x.reshape(-1), out.reshape(-1)
@@ -54,6 +57,9 @@ def _(g, x, out, approximate):
     fast = by_kernel.gelu_vjp(g, x, approximate)
     if fast is not None:
         return fast
+    if x.dtype == np.float16:
+        x = x.astype(np.float32)
+        return gelu.rule(g.astype(np.float32), x, gelu.forward(x, approximate=approximate), approximate)
     xp = array_module(x)
     gx = empty_like(x, xp)
     flat_g, flat_x, flat_out, flat_gx = (a.reshape(-1) for a in (g, x, out, gx))
@@ -83,6 +89,12 @@ def _(g, x, out, approximate):
 
     for_blocks(work, x.size, x.itemsize, xp)
     return gx
+
+
+def check_approximate(name, approximate):
+    """Refuses PyTorch's "none" and "tanh", which are both true."""
+    if not isinstance(approximate, bool | np.bool_):
+        raise TypeError(f"{name}: approximate: expected True (the tanh form) or False, got {approximate!r}")
 
 
 def _cdf_again(x, y, out):
