@@ -17,11 +17,11 @@ the MNIST page): a magic number, the dimensions, the bytes; JSON lines: one reco
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import errno
 import gzip
 import hashlib
-import io
 import json
 import math
 import os
@@ -116,8 +116,9 @@ def write_arrays(path: _Path, arrays: Mapping[str, Any], metadata: Mapping[str, 
     write = _write_safetensors if _suffix(path) == ".safetensors" else _write_npz
     checked: dict[str, np.ndarray] = {}
     for name, value in arrays.items():
-        if not isinstance(name, str) or not name.isprintable() or name in ("", METADATA):
-            raise ValueError(f"arrays: the name {name!r} cannot be stored; use printable text other than {METADATA!r}")
+        if not isinstance(name, str) or not name.isprintable() or name in ("", METADATA) or len(name) > 1000:
+            raise ValueError(f"arrays: the name {name!r:.60} cannot be stored; use printable text other than {METADATA!r}, "
+                             "at most 1,000 letters")
         array = np.asarray(value)
         array = np.asarray(array, dtype=array.dtype.newbyteorder("="))
         if array.dtype not in _NAME_OF:
@@ -129,6 +130,10 @@ def write_arrays(path: _Path, arrays: Mapping[str, Any], metadata: Mapping[str, 
     metadata = dict(metadata or {})
     if not all(isinstance(text, str) for pair in metadata.items() for text in pair):
         raise TypeError("metadata must map text to text; put other values through json.dumps first")
+    for name, text in metadata.items():
+        if not (name + text).isascii() and (name + text).encode("utf-8", "replace").decode() != name + text:
+            raise ValueError(f"metadata[{name!r}]: its text {text!r:.60} is not Unicode that a file can hold; put it through "
+                             "json.dumps first")
     with atomic_write(path) as file:
         write(file, checked, metadata)
 
@@ -324,22 +329,14 @@ def _unfolded(size: int) -> int:
 def _read_npy(path: _Path, name: str, stream: Any, size: int) -> np.ndarray:
     """One member: the array's own header against the member's size, and only then the data."""
     start = stream.read(min(size, 1 << 16))  # a header is far shorter
-    head = io.BytesIO(start)
-    version = np.lib.format.read_magic(head)
-    if version not in ((1, 0), (2, 0)):
-        raise CheckpointError(path, f"array {name!r}: .npy version {version} is unknown; 1.0 and 2.0 can be read")
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran_order, dtype = read_header(head)
-    if dtype.newbyteorder("=") not in _NAME_OF:
-        what = "pickled Python objects" if dtype.hasobject else f"dtype {dtype}"
-        raise CheckpointError(path, f"array {name!r} holds {what}; only bool, integers and floats are read")
-    needed, there = math.prod(shape) * dtype.itemsize, size - head.tell()
-    if len(shape) > MAX_DIMS or min(shape, default=0) < 0 or needed != there:
+    shape, fortran_order, dtype, begin = _npy_header(path, name, start)
+    needed, there = math.prod(shape) * dtype.itemsize, size - begin
+    if needed != there:
         problem = f"{dtype} of shape {_short(list(shape))} takes {needed:,} bytes, {there:,} are there"
         raise CheckpointError(path, f"array {name!r}: {problem}")
     data = np.empty(needed, np.uint8)
-    done = len(start) - head.tell()
-    data[:done] = np.frombuffer(start, np.uint8)[head.tell() :]
+    done = len(start) - begin
+    data[:done] = np.frombuffer(start, np.uint8)[begin:]
     while chunk := stream.read(1 << 20):  # to the end, where zipfile compares the check sum
         data[done : done + len(chunk)] = np.frombuffer(chunk, np.uint8)
         done += len(chunk)
@@ -347,6 +344,32 @@ def _read_npy(path: _Path, name: str, stream: Any, size: int) -> np.ndarray:
         raise CheckpointError(path, f"truncated: array {name!r} needs {needed:,} bytes, {done:,} are there")
     array = data.view(dtype).reshape(shape, order="F" if fortran_order else "C")
     return np.asarray(array, dtype=dtype.newbyteorder("="), order="C")
+
+
+def _npy_header(path: _Path, name: str, start: bytes) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+    """(shape, whether column by column, dtype, where the data begin), by ourselves: NumPy makes a dtype of any text that it
+    finds there, and some texts end the process."""
+    version = tuple(start[6:8])
+    if not start.startswith(b"\x93NUMPY") or version not in ((1, 0), (2, 0)):
+        raise CheckpointError(path, f"array {name!r}: not a .npy array of version 1.0 or 2.0; it begins with {start[:8]!r}")
+    begin = 10 if version == (1, 0) else 12
+    end = begin + int.from_bytes(start[8:begin], "little")
+    if end > min(len(start), 10_000):
+        raise CheckpointError(path, f"array {name!r}: truncated: it promises a header of {end - begin:,} bytes")
+    try:
+        match ast.literal_eval(start[begin:end].decode("latin1").strip()):
+            case {"descr": str(descr), "fortran_order": bool(order), "shape": tuple(shape), **rest} if not rest:
+                pass
+            case header:
+                raise ValueError(f"expected descr, fortran_order and shape, got {header!r:.60}")
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+        raise CheckpointError(path, f"array {name!r}: not a sound .npy header ({error})") from error
+    if not re.fullmatch(r"[<>=|]?([bB?]1?|[iu][1248]|f[248])", descr):
+        what = "pickled Python objects" if "O" in descr else f"dtype {descr!r:.60}"
+        raise CheckpointError(path, f"array {name!r} holds {what}; only bool, integers and floats are read")
+    if len(shape) > MAX_DIMS or not all(type(n) is int and n >= 0 for n in shape):
+        raise CheckpointError(path, f"array {name!r}: shape {_short(list(shape))} is impossible")
+    return shape, order, np.dtype(descr), end
 
 
 # ---------------------------------------------------------------------------------------------------- reading idx
@@ -371,7 +394,10 @@ def read_idx(path: _Path, md5: str | None = None) -> np.ndarray:
     if md5 is not None and found != md5:
         raise CheckpointError(path, f"altered: its content's md5 is {found}, it should be {md5}; get the file again")
     shape = struct.unpack(f">{dims}I", content[4 : 4 + 4 * dims])
-    values = np.frombuffer(content, _IDX[content[2]], offset=4 + 4 * dims).reshape(shape)
+    try:
+        values = np.frombuffer(content, _IDX[content[2]], offset=4 + 4 * dims).reshape(shape)
+    except ValueError as error:  # one dimension is 0, and the others are more than there can be
+        raise CheckpointError(path, f"its dimensions {shape} are impossible ({error})") from error
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
@@ -406,19 +432,19 @@ def write_json(path: _Path, value: Any) -> None:
     """Write `value` as JSON, atomically. NumPy numbers and arrays become plain ones; NaN and infinity become null."""
     text = json.dumps(plain(value), indent=2, allow_nan=False, ensure_ascii=False)
     with atomic_write(path) as file:
-        file.write(text.encode("utf-8") + b"\n")
+        file.write(_utf8(text) + b"\n")
 
 
 def write_jsonl(path: _Path, records: Sequence[Mapping[str, Any]]) -> None:
     """Write one line of JSON per record, atomically."""
     lines = [json.dumps(plain(record), allow_nan=False, ensure_ascii=False) for record in records]
     with atomic_write(path) as file:
-        file.write("".join(line + "\n" for line in lines).encode("utf-8"))
+        file.write(_utf8("".join(line + "\n" for line in lines)))
 
 
 def append_jsonl(path: _Path, record: Mapping[str, Any]) -> None:
     """Append one record to a file of JSON lines. A last line that a killed writer left half-done is dropped first."""
-    line = json.dumps(plain(record), allow_nan=False, ensure_ascii=False).encode("utf-8") + b"\n"
+    line = _utf8(json.dumps(plain(record), allow_nan=False, ensure_ascii=False)) + b"\n"
     try:
         with open(path, "a+b", buffering=0) as file:
             end = file.seek(0, os.SEEK_END)
@@ -431,6 +457,11 @@ def append_jsonl(path: _Path, record: Mapping[str, Any]) -> None:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
         raise OSError(error.errno or errno.EIO, f"cannot append: {error.strerror}", os.fspath(path)) from error
+
+
+def _utf8(text: str) -> bytes:
+    """JSON as bytes. What is no Unicode (of a file's name, on Linux, any bytes may be part) becomes an escape."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _tail(file: Any, end: int) -> bytes:

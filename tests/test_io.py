@@ -321,6 +321,21 @@ def npy_claiming(shape, data=b"", descr="<f4", version=(1, 0)):
     return bytes(content)
 
 
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+def test_what_could_not_be_read_again_is_not_written(tmp_path, suffix):
+    path = tmp_path / f"m{suffix}"
+    with pytest.raises(ValueError, match="metadata.* is not Unicode"):
+        write_arrays(path, {"w": np.ones(2)}, {"file": os.fsdecode(b"\xff")})
+    with pytest.raises(ValueError, match="arrays: the name 'wwww.* at most 1,000 letters"):
+        write_arrays(path, {"w" * 70_000: np.ones(2)})
+    write_arrays(path, {"w": np.ones(2)}, {"file": "größer ✓"})
+    assert read_arrays(path)[1] == {"file": "größer ✓"}
+
+
+def npy_with(header):
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header.encode()
+
+
 def npz_file(folder, *members, compression=zipfile.ZIP_STORED):
     path = folder / "m.npz"
     with zipfile.ZipFile(path, "w", compression) as archive:
@@ -333,20 +348,28 @@ def npz_file(folder, *members, compression=zipfile.ZIP_STORED):
     ("members", "words"),
     [
         ([("readme.txt", b"hello")], "not a .npy array"),
-        ([("w.npy", b"hello")], "not an .npz file"),
-        ([("w.npy", b"")], "not an .npz file"),
+        ([("w.npy", b"hello")], "not a .npy array"),
+        ([("w.npy", b"")], "not a .npy array"),
         ([("w.npy", npy_claiming((10**6,), b"\0" * 8))], "takes 4,000,000 bytes, 8 are there"),
         ([("w.npy", npy_claiming((2**62, 2**62), b"\0" * 8))], "8 are there"),
-        ([("w.npy", npy_claiming((-2,), b"\0" * 8))], "8 are there"),
+        ([("w.npy", npy_claiming((-2,), b"\0" * 8))], "shape"),
         ([("w.npy", npy_claiming((-1, -2), b"\0" * 8))], "shape"),
         ([("w.npy", npy_claiming((1,), b"\0" * 8))], "takes 4 bytes, 8 are there"),
         ([("w.npy", npy_claiming((2**62, 0, 2**62)))], "not an .npz file"),
         ([("w.npy", npy_claiming((1,) * 100, b"\0" * 4))], "shape"),
         ([("w.npy", npy_claiming((2,), b"\0" * 8, version=(9, 9)))], "not an .npz file|version"),
-        ([("w.npy", npy_claiming((2,), b"\0" * 8, descr="<U1"))], "dtype <U1"),
-        ([("w.npy", npy_claiming((2,), b"\0" * 16, descr="<c8"))], "dtype complex64"),
-        ([("w.npy", npy_claiming((2,), b"\0" * 4, descr="|V2"))], r"dtype \|V2"),
-        ([("w.npy", npy_claiming((2,), b"\0" * 16, descr=[("a", "<f4"), ("b", "<f4")]))], "dtype"),
+        ([("w.npy", npy_claiming((2,), b"\0" * 8, descr="<U1"))], "dtype '<U1'"),
+        ([("w.npy", npy_claiming((2,), b"\0" * 16, descr="<c8"))], "dtype '<c8'"),
+        ([("w.npy", npy_claiming((2,), b"\0" * 4, descr="|V2"))], r"dtype '\|V2'"),
+        ([("w.npy", npy_claiming((2,), b"\0" * 16, descr=[("a", "<f4"), ("b", "<f4")]))], "not a sound .npy header"),
+        ([("w.npy", npy_with("{'descr': '<m8[7D/0]', 'fortran_order': False, 'shape': (3,)}"))], "dtype '<m8"),  # ends NumPy
+        ([("w.npy", npy_with("{'descr': ("))], "not a sound .npy header"),
+        ([("w.npy", npy_with("{'descr': (), 'fortran_order': False, 'shape': (3,)}"))], "not a sound .npy header"),
+        ([("w.npy", npy_with("-" * 9000 + "1"))], "not a sound .npy header"),
+        ([("w.npy", npy_with("(" * 9000))], "not a sound .npy header"),
+        ([("w.npy", npy_with("{'descr': '<f4', 'fortran_order': 0, 'shape': (3,)}"))], "not a sound .npy header"),
+        ([("w.npy", npy_with("{'descr': '<f4', 'fortran_order': False, 'shape': (True,)}"))], "shape"),
+        ([("w.npy", npy_with("{'descr': '<f4', 'fortran_order': False, 'shape': (3,)}")[:-5])], "truncated"),
         ([("w.npy", npy_claiming((2,), b"\0" * 16, descr="|O"))], "pickled Python objects"),
         ([("__metadata__.npy", npy(np.frombuffer(b"{", np.uint8)))], "metadata are not sound JSON"),
         ([("__metadata__.npy", npy(np.frombuffer(b"[3]", np.uint8)))], "metadata are not a map"),

@@ -21,6 +21,7 @@ from minivit.attacks.pgd import pgd
 from minivit.attacks.victim import Model, logits_of
 from minivit.autograd.tensor import Tensor
 from minivit.backend import to_numpy
+from minivit.data.dataset import check_classes
 from minivit.nn.module import evaluating
 
 ATTACKS: dict[str, Callable[..., Any]] = {"fgsm": fgsm, "pgd": pgd}
@@ -113,6 +114,7 @@ def robust_accuracy(
     for theirs in bound.keys() & {"eps", "index"}:
         raise ValueError(f"attack: {theirs} is bound in it; leave it to robust_accuracy, which gives each call its own")
     norm, bounds, batch_size = (bound.get(k, v) for k, v in (("norm", norm), ("bounds", bounds), ("batch_size", batch_size)))
+    check_classes("dataset", dataset, model)
     x, y = (dataset.images, dataset.labels) if hasattr(dataset, "images") else dataset
     if limit is not None:
         limit = validate.count("limit", limit)

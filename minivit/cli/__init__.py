@@ -35,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FloatingPointError as error:
         code = 1
         message: BaseException = error
+    except MemoryError as error:
+        code = 2
+        message = MemoryError(f"there is not enough memory for this: {error}")
     except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         code = 2
         message = error

@@ -188,6 +188,9 @@ def load_data(arguments: argparse.Namespace) -> tuple[Any, Any]:
 
 def check_fits(model: Any, dataset: Any) -> None:
     """Refuses a model and a data set that were not made for each other, in words about --model and --data."""
+    from minivit.data.dataset import check_classes
+
+    check_classes("--data", dataset, model)
     config = model.config
     needs = (*config.image_size, config.channels)
     if tuple(dataset.image_shape) != needs or config.num_classes < dataset.num_classes:

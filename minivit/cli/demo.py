@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from minivit.cli.arguments import add, add_device, add_seed, arguments_of, new_run_dir, number, place, whole
+from minivit.cli.arguments import add, add_device, add_seed, arguments_of, new_run_dir, number, parser, place, whole
 
 MODEL: dict[str, Any] = {
     "image_size": 8, "patch_size": 4, "channels": 1, "embed_dim": 64, "depth": 4, "num_heads": 4, "num_classes": 10,
@@ -44,7 +44,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.resume:
         arguments = argparse.Namespace(**{**vars(arguments), **arguments_of(run_dir, "demo", arguments)})
     elif (run_dir / "config.json").exists():
-        raise FileExistsError(f"--run-dir: {run_dir} already holds a run; go on with --resume {run_dir}, or choose another")
+        try:
+            arguments_of(run_dir, "demo", parser().parse_args(["demo"]))
+            advice = f"go on with --resume {shlex.quote(str(run_dir))}, or choose another"
+        except ValueError:  # of something else
+            advice = "choose another folder"
+        raise FileExistsError(f"--run-dir: {run_dir} already holds a run; {advice}")
     try:
         return _demonstrate(arguments, run_dir)
     except KeyboardInterrupt as stop:

@@ -107,7 +107,9 @@ def run(arguments: argparse.Namespace) -> int:
             about={"arguments": given_arguments(arguments)},
             how_to_resume=how_to_resume, **{name: value for name, value in fit_options.items() if value is not None},
         )  # fmt: skip
-    except FileExistsError:
+    except FileExistsError as error:
+        if "already holds a run" not in str(error):
+            raise FileExistsError(f"--{str(error).replace('run_dir', 'run-dir', 1)}") from None
         raise FileExistsError(f"--run-dir: {run_dir} already holds a run; go on with `{how_to_resume}`, or choose another "
                               "folder") from None
     mv.viz.training(history).savefig(run_dir / "training.png", dpi=150)

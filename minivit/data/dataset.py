@@ -102,8 +102,9 @@ class Dataset:
     def split(self, fraction: float, seed: int = 0) -> tuple[Dataset, Dataset]:
         """(the rest, a `fraction` of the images), e.g. `train, validation = train.split(0.1)`.
 
-        Stratified: each class gives its share, rounded so that the second part has round(fraction * n) images. Which
-        ones is a function of `seed`; both parts keep the order. Errors: ValueError where a part would be empty.
+        Stratified: each class gives its share, rounded so that the second part has round(fraction * n) images, and if
+        possible keeps one. Which ones is a function of `seed`; both parts keep the order. Errors: ValueError where a part
+        would be empty.
         """
         n = len(self)
         total = round(n * fraction) if 0 < fraction < 1 else 0
@@ -112,8 +113,9 @@ class Dataset:
         counts = np.bincount(self.labels, minlength=self.num_classes)
         share = counts * (total / n)
         take = np.floor(share).astype(np.int64)
-        # the images still owed go to the classes that rounding down cost most (the largest remainders)
-        take[np.argsort(take - share, kind="stable")[: total - take.sum()]] += 1
+        # the images still owed go to the classes that rounding down cost most (the largest remainders), those first that
+        # keep one
+        take[np.lexsort((take - share, take + 1 >= counts))[: total - take.sum()]] += 1
         rng = stream(seed, 0, SPLIT)
         chosen = np.zeros(n, bool)
         for label in range(self.num_classes):
@@ -133,6 +135,25 @@ class Dataset:
         height, width, channels = self.image_shape
         names = ", ".join(self.classes[:10]) + (", ..." if self.num_classes > 10 else "")
         return f"Dataset({len(self):,} images of {height}x{width}x{channels}, {self.num_classes} classes: {names})"
+
+
+def check_classes(name: str, data: Any, learned: Any) -> None:
+    """Refuses data whose labels stand for other classes than those of `learned`, a model or data set: they would be counted
+    as its own. Names that are mere numbers, as of digits or where none were given, fit any.
+    """
+    theirs, own = getattr(learned, "classes", None), getattr(data, "classes", None)
+    if theirs is None or own is None or not (_named(theirs) and _named(own)) or tuple(theirs) == tuple(own):
+        return
+    raise ValueError(f"{name}: its classes are {_list(own)}, those that the model learned {_list(theirs)}, so that a label "
+                     "would stand for another class; arrange the data like those it was trained on")
+
+
+def _named(classes: Sequence[str]) -> bool:
+    return any(name != str(i) for i, name in enumerate(classes))
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (f", ... ({len(names)})" if len(names) > 6 else "")
 
 
 def _checked_images(images: np.ndarray) -> np.ndarray:
@@ -157,11 +178,11 @@ def _checked_images(images: np.ndarray) -> np.ndarray:
     if np.isnan(low) or np.isnan(high):
         first = np.flatnonzero(np.isnan(images).any(axis=(1, 2, 3)))
         raise ValueError(f"images hold NaN, in {len(first)} of {len(images)}, first in images[{first[0]}]: repair them")
-    if low < 0 or high > 1:
-        scale = "they look like 0 to 255: divide by 255" if low >= 0 and 2 < high <= 255 else "rescale them"
-        hint = "they look normalized: pass the raw pixels, a model normalizes by itself" if low < 0 else scale
-        raise ValueError(f"images must lie in [0, 1], not [{low:g}, {high:g}]: {hint}")
-    return images
+    if low >= -1e-5 and high <= 1 + 1e-5:
+        return images if low >= 0 and high <= 1 else np.clip(images, 0, 1)  # out by rounding, of a resize for example
+    scale = "they look like 0 to 255: divide by 255" if low >= 0 and 2 < high <= 255 else "rescale or clip them"
+    hint = "they look normalized: pass the raw pixels, a model normalizes by itself" if low < -0.05 else scale
+    raise ValueError(f"images must lie in [0, 1], not [{low:.8g}, {high:.8g}]: {hint}")
 
 
 def _check_labels(labels: np.ndarray, n: int) -> None:

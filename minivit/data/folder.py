@@ -31,6 +31,8 @@ def load_folder(
     root = Path(root)
     size = None
     if image_size is not None:
+        if isinstance(image_size, tuple | list) and len(image_size) != 2:
+            raise ValueError(f"image_size: expected a number of pixels, or (height, width), got {image_size!r}")
         height, width = image_size if isinstance(image_size, tuple | list) else (image_size, image_size)
         size = natural("image_size", height, least=1), natural("image_size", width, least=1)
     parts = [root / "train", root / "test"]
@@ -63,7 +65,11 @@ def load_folder(
     if len(sets) == 1:
         if len(sets[0]) < 3:
             raise ValueError(f"{root}: {len(sets[0])} images are too few to keep a fifth of them for testing")
-        return sets[0].split(0.2, seed=0)
+        train, test = sets[0].split(0.2, seed=0)
+        if lost := sorted(set(test.labels) - set(train.labels)):
+            raise ValueError(f"{root}: of the class {classes[lost[0]]!r} there are too few images to keep some for testing; "
+                             "put them into train/ and test/ yourself")
+        return train, test
     return sets[0], sets[1]
 
 
@@ -84,12 +90,31 @@ def _pixels(path: Path, size: tuple[int, int] | None) -> np.ndarray:
 
     try:
         with Image.open(path) as image:
-            if image.mode not in GRAY + COLOR:
-                raise ValueError(f"its pixels are of mode {image.mode}; save it with 8 bits per channel")
+            if image.mode not in GRAY + COLOR or _is_deep(image):
+                raise ValueError(f"its pixels are of mode {image.mode}, or of 16 bits; save it with 8 bits per channel")
             upright: Any = ImageOps.exif_transpose(image).convert("L" if image.mode in GRAY else "RGB")
+            if image.mode == "P" and all(low == high == 0 for low, high in _differences(upright)):
+                upright = upright.convert("L")  # a palette of grays
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: not a readable image ({error})") from error
     if size is not None:
         upright = upright.resize(size[::-1], Image.Resampling.BILINEAR)  # Pillow has the width first
     pixels = np.asarray(upright)
     return pixels[..., np.newaxis] if pixels.ndim == 2 else pixels
+
+
+def _is_deep(image: Any) -> bool:
+    """Whether the file has 16 bits per channel, of which Pillow would drop the lower 8 without a word."""
+    for codec, _, _, args in image.tile:
+        for arg in args if isinstance(args, tuple) else (args,):
+            if isinstance(arg, str) and ";16" in arg or codec.startswith("ppm") and isinstance(arg, int) and arg > 255:
+                return True
+    return False
+
+
+def _differences(image: Any) -> list[Any]:
+    """The least and the largest difference of red and green, and of green and blue."""
+    from PIL import ImageChops
+
+    red, green, blue = image.split()
+    return [ImageChops.difference(a, b).getextrema() for a, b in ((red, green), (green, blue))]

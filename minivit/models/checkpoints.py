@@ -15,7 +15,7 @@ from minivit.nn import Module, Parameter
 from minivit.nn.module import RandomModule
 
 FORMAT = "minivit-1"
-_IN_TRAINING = ("training", "unnumbered")  # a module's attributes that say nothing about what it computes afterwards
+_NO_MATTER = ("training", "unnumbered", "classes")  # attributes that say nothing about what a module computes when loaded
 
 
 def save(model: Any, path: str | os.PathLike[str]) -> None:
@@ -28,6 +28,8 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
         raise TypeError(f"model: {problem}, so it cannot be rebuilt from its settings; "
                         "use mv.io.write_arrays(path, model.state_dict())")
     metadata = {"format": FORMAT, "model": "ViT", "config": json.dumps(model.to_config(), default=lambda number: number.item())}
+    if model.classes is not None:
+        metadata["classes"] = json.dumps(model.classes)
     write_arrays(path, model.state_dict(), metadata)
 
 
@@ -63,7 +65,9 @@ def _parts(model: ViT) -> dict[str, Any]:
         if "forward" in vars(module):
             found[name] = "a module whose forward was replaced"
         for what, value in module._children():
-            if isinstance(value, Module | Parameter | ViTConfig) or isinstance(module, RandomModule) or what in _IN_TRAINING:
+            if isinstance(value, Module | Parameter | ViTConfig) or isinstance(module, RandomModule):
+                continue
+            if what.split(".")[0] in _NO_MATTER:
                 continue
             found[f"{name}.{what}"] = to_numpy(value) if is_array(value) else value
     return found
@@ -83,9 +87,11 @@ def load(path: str | os.PathLike[str]) -> ViT:
     try:
         settings = json.loads(metadata.get("config", "null"))
         config = ViTConfig.from_options({k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
-        _check_size(config, sum(a.size for a in arrays.values()))
+        numbers = sum(a.size for a in arrays.values() if a.dtype.kind == "f")
+        _check_size(config, min(numbers, os.path.getsize(path)))  # weights hardly compress: to a byte each at most
         model = ViT(config, seed=None)
-    except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        model.classes = _names(metadata, config)
+    except (TypeError, ValueError, AttributeError, OverflowError, RecursionError, MemoryError) as error:
         raise CheckpointError(path, f"its settings make no model: {error}") from error
     if any(a.dtype == np.float64 for a in arrays.values()):
         model.to(dtype="float64")
@@ -95,6 +101,15 @@ def load(path: str | os.PathLike[str]) -> ViT:
         raise CheckpointError(path, str(error)) from error
     model.eval()
     return model
+
+
+def _names(metadata: dict[str, str], config: ViTConfig) -> tuple[str, ...] | None:
+    names = json.loads(metadata.get("classes", "null"))
+    if names is None:
+        return None
+    if not isinstance(names, list) or len(names) > config.num_classes or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"classes: expected at most {config.num_classes} names, got {names!r:.60}")
+    return tuple(names)
 
 
 def _check_size(config: ViTConfig, numbers: int) -> None:

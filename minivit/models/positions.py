@@ -73,7 +73,7 @@ class RelativePositionBias(Module):
 @lru_cache(maxsize=1)  # the blocks of a model share it
 def _index(rows: int, columns: int, class_token: bool) -> np.ndarray:
     """Which row of a `RelativePositionBias`'s table is between each two tokens, (N, N)."""
-    row, column = np.divmod(np.arange(rows * columns), columns)
+    row, column = np.divmod(np.arange(rows * columns, dtype=np.int32), np.int32(columns))
     d_row = row[:, None] - row[None, :] + rows - 1  # (N, N), from 0
     d_column = column[:, None] - column[None, :] + columns - 1
     index = d_row * (2 * columns - 1) + d_column

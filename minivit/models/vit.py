@@ -96,10 +96,14 @@ class ViT(Module):
     Args:
         config: a ViTConfig; or its fields by name, `ViT(image_size=8, patch_size=2, ...)`.
         seed: for the initial weights, and for dropout; None leaves zeros, to be loaded.
+
+    Attributes:
+        config: the settings. classes: the names of the classes that it was trained on, or None; saved with it.
     """
 
     def __init__(self, config: ViTConfig | None = None, *, seed: int | None = 0, **options: Any) -> None:
         super().__init__()
+        self.classes: tuple[str, ...] | None = None  # their names, where it was trained by `fit`
         if config is not None and (options or not isinstance(config, ViTConfig)):
             raise TypeError("ViT: give one ViTConfig, or options by name; for a model by its name use mv.models.create(name)")
         c = self.config = config or ViTConfig.from_options(options)

@@ -9,7 +9,7 @@ import numpy as np
 
 from minivit.autograd import no_grad, ops
 from minivit.backend import to_device, to_numpy
-from minivit.data.dataset import Dataset, natural
+from minivit.data.dataset import Dataset, check_classes, natural
 from minivit.nn.module import evaluating
 
 
@@ -38,13 +38,14 @@ def evaluate(model: Callable[..., Any], dataset: Dataset, batch_size: int = 256)
 
     Raises:
         TypeError: if `dataset` is not a Dataset.
-        ValueError: if it is empty, or has labels that the model has no logits for.
+        ValueError: if it is empty, has labels that the model has no logits for, or other classes than it was trained on.
         FloatingPointError: if logits are NaN or +infinity, of which none is the highest.
     """
     if not isinstance(dataset, Dataset):
         raise TypeError(f"dataset: expected a Dataset, got {type(dataset).__name__}; mv.data.Dataset(images, labels)")
     if len(dataset) == 0:
         raise ValueError("dataset: it has no images, there is nothing to evaluate")
+    check_classes("dataset", dataset, model)
     logits = predict(model, dataset.images, batch_size)
     bad = int(np.sum(~(logits < np.inf).all(axis=1)))
     if bad:
@@ -54,7 +55,8 @@ def evaluate(model: Callable[..., Any], dataset: Dataset, batch_size: int = 256)
 
 
 def placed(model: Any, images: Any) -> Any:
-    """Images on the device and in the dtype of the model's parameters, if it has any."""
+    """Images on the device of the model's parameters, floats in their dtype, if it has any."""
     for p in model.parameters() if hasattr(model, "parameters") else ():
-        return to_device(images, p.device).astype(p.dtype, copy=False)
+        images = to_device(images, p.device)
+        return images.astype(p.dtype, copy=False) if images.dtype.kind == "f" else images  # a model refuses pixels of 0 to 255
     return images

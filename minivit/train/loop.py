@@ -29,7 +29,8 @@ from minivit.autograd import Tensor, anomaly, autocast, ops
 from minivit.backend import array_module, device_of, to_device, to_floats
 from minivit.data import Dataset, batches
 from minivit.data import shift as shift_images
-from minivit.data.dataset import natural
+from minivit.data.dataset import check_classes, natural
+from minivit.models import ViT
 from minivit.nn import Module
 from minivit.nn.module import set_step
 from minivit.train.ema import EMA
@@ -150,6 +151,7 @@ def fit(
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if not trained and any(True for _ in model.parameters()):
         raise ValueError("model: requires_grad is False for all of its parameters, so there is nothing to train")
+    lr = float(lr)
     opt = OPTIMIZERS[optimizer](trained, lr=lr, weight_decay=weight_decay)
     scaler = LossScaler() if precision == "float16" else None
     now = _Training(model, opt, None if ema is None else EMA([p for _, p in trained], ema), scaler)
@@ -164,6 +166,8 @@ def fit(
     total = epochs * steps_per_epoch
     bar = Progress(total, now.step, epochs, progress)
     last_save = time.monotonic()
+    if isinstance(model, ViT):
+        model.classes = train.classes
     model.train()
     try:
         with _ctrl_c_waits() as interrupted:
@@ -464,6 +468,7 @@ def _check_data(model: Module, train: Dataset, test: Dataset | None, shift: int)
             raise TypeError(f"{name}: expected a Dataset, got {type(data).__name__}; mv.data.Dataset(images, labels)")
         if len(data) == 0:
             raise ValueError(f"{name}: has no images")
+        check_classes(name, data, train)
         if data.image_shape != train.image_shape:
             raise ValueError(f"test: its images are {data.image_shape}, those of train {train.image_shape}")
         logits = predict(model, data.images[:1])

@@ -52,8 +52,14 @@ class Run:
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "metrics.jsonl"
         there = self.metrics.exists() or bool(self._saved())
+        strange = next((name for name in ("config.json", "model.safetensors") if (self.path / name).exists()), None)
+        if strange == "config.json" and self._began_here():
+            strange = None
         if resume:
             self._compare(config)
+        elif strange and not there:
+            raise FileExistsError(f"run_dir: {self.path} holds a {strange} that is no training's, and it would be overwritten; "
+                                  "choose another folder")
         elif there:
             raise FileExistsError(f"run_dir: {self.path} already holds a run; go on with resume={str(self.path)!r}, or "
                                   "choose another folder")
@@ -70,7 +76,7 @@ class Run:
     def save(self, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> None:
         """Writes a checkpoint; when it is complete, removes all but it and the one before."""
         path = self.checkpoints / f"step-{state['step']:09d}.safetensors"
-        write_arrays(path, arrays, {"format": FORMAT, "state": json.dumps(state)})
+        write_arrays(path, arrays, {"format": FORMAT, "state": json.dumps(plain(state))})
         for old in self._saved()[:-2]:
             old.unlink(missing_ok=True)
 
@@ -121,6 +127,14 @@ class Run:
 
     def _saved(self) -> list[Path]:
         return sorted(self.checkpoints.glob("step-*.safetensors"))
+
+    def _began_here(self) -> bool:
+        """Whether there are settings of a training, and no more, as where its first checkpoint could not be written."""
+        try:
+            settings = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return False
+        return isinstance(settings, dict) and "training" in settings and not (self.path / "model.safetensors").exists()
 
     def _compare(self, config: dict[str, Any]) -> None:
         path = self.path / "config.json"

@@ -44,15 +44,16 @@ def attention(model: Any, image: Any, layer: int | None = None, head: int | None
     left, right = fig.subplots(1, 2, width_ratios=[2.2, width + 1])
     show_image(left, image, "image")
     top, usual = float(tiles.max()), 2 * float(np.quantile(tiles, 0.995))
-    shown = right.imshow(whole, cmap=AMOUNT, vmin=0, vmax=min(top, usual), interpolation="nearest")
+    tokens = maps[0].shape[-1]
+    most = max(min(top, usual), 1 / tokens)  # where the class token keeps nearly all to itself, patches get less than that
+    shown = right.imshow(whole, cmap=AMOUNT, vmin=0, vmax=most, interpolation="nearest")
     right.set_xticks(x, [str(i) for i in heads])
     right.set_yticks(y, [str(i) for i in layers])
     right.tick_params(length=0)
     right.spines[:].set_visible(False)
-    tokens = maps[0].shape[-1]
     right.set(xlabel="head", ylabel="layer", title=f"one color scale; dashed: uniform attention, 1/{tokens}")
     bar = fig.colorbar(shown, cax=right.inset_axes((1.03, 0, 0.25 / width, 1)), label="share of the attention",
-                       extend="max" if top > usual else "neither")  # a few outliers must not darken the rest
+                       extend="max" if top > most else "neither")  # a few outliers must not darken the rest
     bar.ax.axhline(1 / tokens, color="white", linewidth=1.5)
     bar.ax.axhline(1 / tokens, color="black", linewidth=1.5, linestyle=(0, (2, 2)))
     fig.suptitle(f"attention of {_who(model)} to the patches")

@@ -30,16 +30,18 @@ def patches(image: Any, patch_size: int) -> Any:
     N = rows * columns
     sequence = ops.im2col(image[None], patch_size=P)[0].reshape(N, P, P, C)  # (N, P²C) -> (N, P, P, C)
 
-    fig = new_figure(8, 4 * H / W + (2.2 if N > 16 else 1.5))
-    top, bottom = fig.subfigures(2, 1, height_ratios=[4 * H / W, 1.7 if N > 16 else 1])
-    left, right = top.subplots(1, 2)
+    wide = W > 2.5 * H  # such pictures one below the other
+    tall = min(16 * H / W + 0.9 if wide else 4 * H / W, 8)  # inches
+    fig = new_figure(8, tall + (2.2 if N > 16 else 1.5))
+    top, bottom = fig.subfigures(2, 1, height_ratios=[tall, 1.7 if N > 16 else 1])
+    left, right = top.subplots(*((2, 1) if wide else (1, 2)))
     show_image(left, image, f"image x, {H}×{W}×{C}")
     show_image(right, image, f"{rows}×{columns} patches of {P}×{P}")
     for r in range(1, rows):
         right.axhline(r * P - 0.5, color=YELLOW, linewidth=1)
     for c in range(1, columns):
         right.axvline(c * P - 0.5, color=YELLOW, linewidth=1)
-    size = min(14.0, 110 / max(columns, rows))  # points: a patch is about 250 / columns points wide
+    size = min(14.0, (220 if wide else 110) / max(columns, rows))  # points: a patch is about 250 / columns points wide
     step = 1 if size >= 6 else 0
     for i in range(N):
         r, c = divmod(i, columns)

@@ -35,6 +35,7 @@ def test_the_words_of_eps():
         (["train", "--data", "mnist", "--data-dir", "/nowhere"], "/nowhere"),
         (["train", "--patch-size", "3"], "patch_size 3 does not divide"),
         (["train", "--num-heads", "5"], "num_heads 5 does not divide"),
+        (["train", "--embed-dim", "10000000000000"], "there is not enough memory for this"),
         (["train", "--resume", "/nowhere"], "holds no run"),
         (["train", "--model", "/nowhere.safetensors"], "/nowhere.safetensors"),
         (["evaluate", "--model", "/nowhere.npz"], "/nowhere.npz"),
@@ -285,7 +286,18 @@ def test_another_commands_run_is_left_alone(tmp_path, capsys):
     assert "was not written by `minivit demo`" in capsys.readouterr().err
     assert main(["train", *TINY, "--run-dir", str(run)]) == 2
     assert f"go on with `minivit train --resume {run}`" in capsys.readouterr().err
+    assert main(["demo", "--run-dir", str(run)]) == 2
+    assert "already holds a run; choose another folder" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_training_does_not_overwrite_a_demo(tmp_path, capsys):
+    run = tmp_path / "demo"
+    run.mkdir()
+    (run / "config.json").write_text('{"command": "demo"}')
+    assert main(["train", *TINY, "--run-dir", str(run)]) == 2
+    assert f"error: --run-dir: {run} holds a config.json that is no training's" in capsys.readouterr().err
+    assert (run / "config.json").read_text() == '{"command": "demo"}'
 
 
 def test_a_demo_stopped_in_its_attacks_says_how_to_go_on(tmp_path, capsys, monkeypatch):

@@ -120,8 +120,26 @@ def test_a_split_is_disjoint_whole_stratified_and_fixed(labels, fraction, seed):
     assert len(part) == round(fraction * n)
     for label in set(labels):
         share = labels.count(label) * len(part) / n
-        assert abs((part.labels == label).sum() - share) < 1
+        assert abs((part.labels == label).sum() - share) <= 1
     np.testing.assert_array_equal(which(data.split(fraction, seed)[1], n), second)
+
+
+def test_pixels_out_by_rounding_are_led_back():
+    images = np.full((1, 2, 2, 1), 0.5, "float32")
+    images[0, 0, 0], images[0, 1, 1] = 1 + 2e-7, -1e-9
+    data = Dataset(images, [0])
+    assert data.images.min() == 0
+    assert data.images.max() == 1
+    assert images.max() > 1, "the array given was written to"
+    images[0, 0, 0] = 1.0001
+    with pytest.raises(ValueError, match=r"not \[-9.9\S+, 1.0001\]: rescale or clip them"):
+        Dataset(images, [0])
+
+
+def test_a_class_of_one_image_stays_where_it_is_learned():
+    rest, part = numbered([0] + 11 * [1] + 11 * [2] + 11 * [3]).split(0.2)
+    assert set(part.labels) <= set(rest.labels)
+    assert len(part) == 7
 
 
 def test_another_seed_is_another_split_and_another_order():

@@ -1,5 +1,8 @@
 """A folder of images: classes by name, gray and color, one size, and clear words for what cannot be."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 
@@ -90,8 +93,54 @@ def test_what_cannot_be_read_is_named(photos):
         with pytest.raises(ValueError, match=r"bad\.png: not a readable image"):
             data.load(photos)
     Image.fromarray(np.full((4, 6), 40_000, np.uint16)).save(bad)
-    with pytest.raises(ValueError, match="mode I;16; save it with 8 bits"):
+    with pytest.raises(ValueError, match="mode I;16, or of 16 bits; save it with 8 bits"):
         data.load(photos)
+
+
+def test_a_palette_of_grays_is_gray(tmp_path):
+    for i in range(3):
+        for name in ("a", "b"):
+            save(tmp_path / name / f"{i}.gif", gray(50 * i))
+            save(tmp_path / name / f"{i}.png", gray(50 * i))
+    with Image.open(tmp_path / "a" / "1.gif") as image:
+        image.convert("P").save(tmp_path / "a" / "palette.png")
+    train, test = data.load(tmp_path)
+    assert train.image_shape == (4, 6, 1)
+    assert {round(255 * float(v)) for v in np.unique(np.concatenate([train.images, test.images]))} == {0, 50, 100}
+
+
+def png16(path):
+    """Pillow writes none of 16 bits and three colors."""
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = b"".join(b"\0" + np.full(3 * 6, 300, ">u2").tobytes() for _ in range(4))
+    head = struct.pack(">IIBBBBB", 6, 4, 16, 2, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+
+def ppm16(path):
+    path.write_bytes(b"P6 6 4 65535\n" + np.full(3 * 6 * 4, 300, ">u2").tobytes())
+
+
+@pytest.mark.parametrize(("make", "name"), [(png16, "bad.png"), (ppm16, "bad.ppm")])
+def test_colors_of_16_bits_are_not_cut_to_8(photos, make, name):
+    make(photos / "train" / "dog" / name)
+    with pytest.raises(ValueError, match="mode RGB, or of 16 bits; save it with 8 bits"):
+        data.load(photos)
+
+
+def test_a_class_with_one_image_cannot_be_split(tmp_path):
+    for name, n in (("a", 1), ("b", 1), ("c", 1)):
+        for i in range(n):
+            save(tmp_path / name / f"{i}.png", gray(i))
+    with pytest.raises(ValueError, match="of the class 'a' there are too few images to keep some for testing"):
+        data.load(tmp_path)
+
+
+def test_image_size_is_one_number_or_two(photos):
+    with pytest.raises(ValueError, match=r"image_size: expected a number of pixels, or \(height, width\), got \(3, 4, 5\)"):
+        data.load(photos, image_size=(3, 4, 5))
 
 
 def test_folders_without_images_or_with_other_classes(photos, tmp_path):

@@ -1,5 +1,6 @@
 """Models on disk: what is saved comes back to the bit, and a file that lies is refused before it costs anything."""
 
+import dataclasses
 import json
 import os
 import struct
@@ -9,6 +10,7 @@ import pytest
 
 import minivit as mv
 from minivit.io import CheckpointError, read_arrays, write_arrays
+from minivit.models.vit import ViTConfig
 from tests.models.small import POSITIONS, pictures, small
 
 SUFFIXES = (".safetensors", ".npz")
@@ -140,6 +142,28 @@ def test_relative_positions_on_a_large_grid(path):
     assert len({id(bias.index) for bias in model.biases}) == 1
     mv.models.save(model, path)
     np.testing.assert_array_equal(mv.models.load(path).biases[11].table.numpy(), model.biases[11].table.numpy())
+
+
+def test_the_names_of_the_classes_come_along(path):
+    model = small()
+    model.classes = tuple("abc"[: model.config.num_classes])
+    mv.models.save(model, path)
+    assert mv.models.load(path).classes == model.classes
+    rewrite(path, classes=json.dumps(list("abcdefghijklmnop")))
+    with pytest.raises(CheckpointError, match="classes: expected at most"):
+        mv.models.load(path)
+
+
+def test_a_small_file_that_asks_for_much_memory_is_refused_before_it_is_taken(tmp_path):
+    path = tmp_path / "m.npz"
+    config = ViTConfig(image_size=200, patch_size=1, channels=1, embed_dim=4, depth=1, num_heads=1, num_classes=2,
+                       position="relative")  # fmt: skip
+    metadata = {"format": "minivit-1", "model": "ViT", "config": json.dumps(dataclasses.asdict(config))}
+    for dtype in (bool, np.float32):
+        members = {"junk": np.zeros(15_000_000, dtype), "__metadata__": np.frombuffer(json.dumps(metadata).encode(), np.uint8)}
+        np.savez_compressed(path, **members)
+        with pytest.raises(CheckpointError, match="they promise about"):
+            mv.models.load(path)
 
 
 def test_another_suffix_and_no_file(tmp_path):

@@ -255,6 +255,28 @@ def test_logits_of_which_none_is_the_highest(data, value):
         mv.train.evaluate(model, data[1])
 
 
+def test_predict_leaves_pixels_of_0_to_255_to_the_model(data):
+    with pytest.raises(TypeError, match="uint8"):
+        mv.train.predict(make_model(), (10 * data[1].images[:2]).astype("uint8"))
+
+
+def test_data_of_other_classes_are_refused(data):
+    train, test = data
+    names = [f"digit {i}" for i in range(10)]
+    named = mv.data.Dataset(train.images, train.labels, names)
+    turned = mv.data.Dataset(test.images, 9 - test.labels, names[::-1])
+    model = make_model()
+    with pytest.raises(ValueError, match="test: its classes are digit 9, .* those that the model learned digit 0"):
+        mv.train.fit(model, named, turned, epochs=1, progress=False)
+    mv.train.fit(model, named, epochs=1, progress=False)
+    assert model.classes == tuple(names)
+    for f in (mv.train.evaluate, mv.attacks.robust_accuracy):
+        with pytest.raises(ValueError, match="dataset: its classes are digit 9"):
+            f(model, turned)
+    mv.train.evaluate(model, test)  # mere numbers fit
+    mv.attacks.robust_accuracy(model, (turned.images, turned.labels), eps=0)  # whose names nobody gave
+
+
 def test_predict_restores_modes_after_an_error(data):
     model = make_model()
     with pytest.raises(ValueError):

@@ -212,6 +212,40 @@ def test_a_run_is_not_overwritten(whole, data):
         mv.train.fit(make_model(), *data, run_dir=folder / "other", resume=folder, **OPTIONS)
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_folder_of_something_else_is_not_overwritten(name, data, tmp_path):
+    (tmp_path / name).write_text('{"mine": 1}')
+    with pytest.raises(FileExistsError, match=f"run_dir: .* holds a {name} that is no training's"):
+        mv.train.fit(make_model(), *data, run_dir=tmp_path, **OPTIONS)
+    assert (tmp_path / name).read_text() == '{"mine": 1}'
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_run_that_could_not_write_its_first_checkpoint_can_be_begun_again(data, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(mv.train.runs, "write_arrays", full)
+        with pytest.raises(OSError, match="full"):
+            mv.train.fit(make_model(), *data, run_dir=tmp_path / "run", **OPTIONS)
+    assert (tmp_path / "run" / "config.json").exists()
+    mv.train.fit(make_model(), *data, run_dir=tmp_path / "run", **OPTIONS)
+
+
+def test_settings_of_numpys_own_types_can_be_saved(data, tmp_path):
+    options = OPTIONS | {"lr": np.float32(3e-3), "ema": np.float64(0.9), "shift": np.int64(1)}
+    mv.train.fit(make_model(), *data, run_dir=tmp_path / "run", checkpoint_every=0, **options)
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_folder_whose_name_is_no_unicode(data, tmp_path):
+    run = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    about = {"arguments": {"run_dir": str(run)}}
+    mv.train.fit(make_model(), *data, run_dir=run, about=about, **OPTIONS)
+    assert json.loads((run / "config.json").read_text())["about"] == about
+
+
 def test_nothing_to_resume(data, tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no run"):
         mv.train.fit(make_model(), *data, resume=tmp_path / "nowhere", **OPTIONS)

@@ -27,6 +27,19 @@ def test_attention_shows_every_layer_and_head_on_one_scale(model, image):
     assert ("class token" in fig.get_suptitle()) == bool(model.num_prefix)
 
 
+def test_the_line_of_uniform_attention_is_on_the_scale(model, image, monkeypatch):
+    """Also where the tokens look at themselves or the class token nearly alone."""
+    N = 6 + model.num_prefix
+    look = np.full((1, 4, N, N), 0.001)
+    look[..., 0] = 0.9
+    monkeypatch.setattr(mv.viz.maps, "_maps", lambda *_: [look] * 2)
+    fig = mv.viz.attention(model, image)
+    assert fig.axes[1].images[0].get_clim()[1] >= 1 / N
+    bar = next(ax for ax in [*fig.axes, *fig.axes[1].child_axes] if ax.lines)
+    low, high = bar.get_ylim()
+    assert low <= bar.lines[0].get_ydata()[0] <= high
+
+
 def test_one_layer_or_head_is_chosen_from_either_end(model, image):
     tiles = np.stack([expected(model, a[0]) for a in mv.models.attention_maps(model, image[None])])
     np.testing.assert_allclose(shown(mv.viz.attention(model, image, layer=-1).axes[1]), style.mosaic(tiles[1:])[0])

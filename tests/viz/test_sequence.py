@@ -45,3 +45,12 @@ def test_where_numbers_do_not_fit_the_ends_of_the_rows_have_them():
 def test_a_patch_size_that_does_not_divide_or_is_none_is_refused(image, patch_size):
     with pytest.raises(ValueError, match="patch_size"):
         mv.viz.patches(image, patch_size)
+
+
+@pytest.mark.parametrize(("shape", "least"), [((8, 128), 0.3), ((128, 8), 0.3), ((16, 16), 2)])
+def test_long_images_can_be_seen(shape, least):
+    fig = mv.viz.patches(np.zeros((*shape, 1), np.float32), 4)
+    fig.canvas.draw()
+    assert max(fig.get_size_inches()) < 12
+    for ax in fig.axes[:2]:
+        assert min(ax.get_window_extent().size) > least * fig.dpi
