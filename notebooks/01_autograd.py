@@ -306,7 +306,8 @@ print("column sums", rows.numpy().sum(axis=0).round(4))
 # ## 7 Derivatives of derivatives
 #
 # A rule is written in operations, too. Run on Tensors, it leaves a graph of its own, and the gradient can be
-# differentiated again: `create_graph=True`. Here for GELU, the bend in the ViT's MLPs.
+# differentiated again: `create_graph=True`. Here for GELU(x) = x Φ(x), the bend in the ViT's MLPs, where Φ is the
+# distribution function of the standard normal.
 
 # %%
 points = mv.Tensor(np.linspace(-4, 4, 321), requires_grad=True)
@@ -354,10 +355,10 @@ except mv.GradcheckError as problem:
     print(problem)
 
 # %% [markdown]
-# The finding names the mistake: the Jacobian of softmax is not diagonal.
+# The finding names the mistake: the Jacobian of softmax is not diagonal. (What the lines about slopes mean, notebook 6 says.)
 #
-# The whole Jacobian is diag(p) - p pᵀ, so the rule is p (g - pᵀg). With that the check passes, also for the second
-# derivative, which runs the rule on Tensors.
+# With p the result of softmax, the whole Jacobian is diag(p) - p pᵀ, so the rule is p (g - pᵀg). With that the check
+# passes, also for the second derivative, which runs the rule on Tensors.
 
 
 # %%

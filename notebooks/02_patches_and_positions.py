@@ -29,8 +29,8 @@ import minivit as mv
 # %% [markdown]
 # ## 1 Image to patches
 #
-# The slide: reshape **x** ∈ ℝ^(H×W×C) into N = HW/P² flattened patches **p** ∈ ℝ^(N×P²C). The digits have H = W = 8 and C = 1;
-# with P = 2 that makes N = 16 patches of 4 numbers.
+# The slide: reshape **x** ∈ ℝ^(H×W×C) into N = HW/P² flattened patches **p** ∈ ℝ^(N×P²C). The digits have H = W = 8 and C =
+# 1; with P = 2 that makes N = 16 patches of 4 numbers.
 
 # %%
 train, test = mv.data.load("digits")
@@ -69,9 +69,9 @@ print("the engine's rule is col2im:", np.array_equal(gx.numpy(), mv.ops.col2im(p
 # %% [markdown]
 # ## 2 Linear projection
 #
-# The slide: **z**₀,ᵢ = **p**ᵢ **E** with **E** ∈ ℝ^(P²C×D), one matrix for all patches. A column of E, laid back on the P×P×C
-# pixels of a patch, is a filter; sliding it over the image in steps of P is a convolution with stride P. So the first layer of
-# a ViT is a convolution whose windows do not overlap.
+# The slide: **z**₀,ᵢ = **p**ᵢ **E** with **E** ∈ ℝ^(P²C×D), one matrix for all patches. A column of E, laid back on the
+# P×P×C pixels of a patch, is a filter; sliding it over the image in steps of P is a convolution with stride P. So the first
+# layer of a ViT is a convolution whose windows do not overlap.
 
 # %%
 D = 6
@@ -94,7 +94,9 @@ print("largest difference", f"{np.abs(z.reshape(convolved.shape) - convolved).ma
 # $$\text{PE}_{(\text{pos},2j)} = \sin\left(\text{pos}/10000^{2j/D}\right),\qquad
 #   \text{PE}_{(\text{pos},2j+1)} = \cos\left(\text{pos}/10000^{2j/D}\right).$$
 #
-# Each pair of dimensions is a clock hand. The first turns by one radian from patch to patch, the last almost not at all.
+# Here j = 0, …, D/2 - 1 counts *pairs* of dimensions (the slide calls it the index of the feature), and pos begins at 0 (in
+# the slide's picture at 1). Each pair is a clock hand. The first turns by one radian from patch to patch, the last almost
+# not at all.
 
 # %%
 table = mv.models.sinusoidal(64, 64)
@@ -104,8 +106,8 @@ print("and in the table ", *table[pos, 2 * j : 2 * j + 2].round(6))
 mv.viz.positions(table)
 
 # %% [markdown]
-# Why hands of a clock? The product of two embeddings, PE(p)·PE(q) = Σⱼ cos((p - q)/10000^(2j/D)), depends on the *offset* p - q
-# alone, wherever the two patches are. Attention is made of products of this kind, so the distance is there to be read.
+# Why hands of a clock? The product of two embeddings, PE(p)·PE(q) = Σⱼ cos((p - q)/10000^(2j/D)), depends on the *offset* p
+# - q alone, wherever the two patches are. Attention is made of products of this kind, so the distance is there to be read.
 
 # %%
 products = table @ table.T  # (64, D) @ (D, 64)
@@ -129,8 +131,9 @@ print("largest difference between the three curves", f"{np.ptp(curves, axis=0).m
 mv.viz.position_similarity(table)
 
 # %% [markdown]
-# With half of the dimensions for the row and half for the column (`sinusoidal_2d`), every patch is most similar to the patches
-# around it. The ViT paper (appendix D.4) reports that the choice hardly matters for accuracy; its own is a learned table.
+# With half of the dimensions for the row and half for the column (`sinusoidal_2d`), every patch is most similar to the
+# patches around it. The ViT paper's own positions are a learned table. For those its appendix D.4 reports nearly the same
+# accuracy whether they are learned in one dimension, in two, or relative to each other, and clearly less without any.
 
 # %%
 mv.viz.position_similarity(mv.models.sinusoidal_2d((8, 8), 64))
@@ -231,9 +234,10 @@ for v, (name, (color, marker, hatch)) in enumerate(zip(versions, looks)):
     for s in range(len(seeds)):
         ax.plot(at + 0.06 * (s - 1), 100 * accuracy[:, s, v], marker, color="black", markersize=4, linestyle="none")
 ax.axhline(10, color="black", linestyle=":", linewidth=1)
-ax.text(2.84, 11, "guessing", ha="right", fontsize=9)
+ax.text(len(kinds) - 0.16, 11, "guessing", ha="right", fontsize=9)
 ax.set_xticks(range(len(kinds)), [f"positions: {kind}" for kind in kinds])
-ax.set(ylabel="test accuracy (%)", xlim=(-0.5, 2.85), ylim=(0, 100), title="test images shuffled by patches; a point per seed")
+ax.set(ylabel="test accuracy (%)", xlim=(-0.5, len(kinds) - 0.15), ylim=(0, 100),
+       title="test images shuffled by patches; a point per seed")
 ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, frameon=False)
 plt.show()
 
@@ -280,9 +284,11 @@ for name, which in (("table as it was", model), ("table moved along", moved)):
 # %% [markdown]
 # ## What to change next
 #
-# - Train with `position="relative"` or `"sinusoidal_2d"`: do they fall as far when shuffled?
-# - Shuffle the *training* images, too, all by the same permutation (`Dataset(shuffle(...), train.labels)`). How much accuracy
-#   does each kind of position lose? Section 6 says what to expect for the learned table.
+# - Add `"relative"` or `"sinusoidal_2d"` to `kinds`: do they fall as far when shuffled?
+# - Shuffle the *training* images, too, all by the same permutation: train on
+#   `mv.data.Dataset(shuffle(train.images, same[:1]), train.labels)`. How much accuracy does each kind of position lose?
+#   Section 6 says what to expect for the learned table.
 # - Set `P` to 4 (4 patches) or 1 (64 patches). What happens to the bag of patches, and why?
 # - Use `pool="cls"`. The result for "none" stays exact: which argument of section 5 has to be replaced, and by what?
-# - Print `np.std` of the learned table and of `embedded` in section 4, after training. How large are positions next to content?
+# - Print, for `models["learned", 0]`, `np.std` of `pos_embed` and of `embedded`, computed as in section 4. How large are
+#   positions next to content?

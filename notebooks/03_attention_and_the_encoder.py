@@ -66,10 +66,11 @@ plt.show()
 # %% [markdown]
 # ## 2 What the scaling does
 #
-# The slide: "the purpose of scaling by √D is to prevent gradient vanishing". Precisely (Vaswani et al. 2017, section 3.2.1):
-# if the components of q and k are independent with variance 1, then q·k has variance d. Large scores drive softmax to
-# one-hot rows, and there its Jacobian, diag(p) - p pᵀ, is nearly zero. So the gradient vanishes *through the softmax*, which
-# is another thing than vanishing through many layers; against that one the residual connections help.
+# The slide: "the purpose of scaling by √D is to prevent gradient vanishing". Precisely (Vaswani et al. 2017, section
+# 3.2.1): if the components of q and k are independent, with mean 0 and variance 1, then q·k has mean 0 and variance d.
+# Large scores drive softmax to one-hot rows, and there its Jacobian, diag(p) - p pᵀ, is nearly zero. So the gradient
+# vanishes *through the softmax*, which is another thing than vanishing through many layers; against that one the residual
+# connections help.
 #
 # We measure it: random q and k, N = 65 tokens, 40 matrices for each d, with and without 1/√d. A row is called *saturated* if
 # one token takes more than 99 %. The gradient is that of a random cotangent on A with respect to the scores that enter the
@@ -112,18 +113,18 @@ axes[2].legend(frameon=False, fontsize=8)
 plt.show()
 
 # %% [markdown]
-# Without scaling the scores spread as √d, a fifth of the rows is saturated at d = 64 and more than two thirds at d = 1024, and
-# the median gradient falls by a factor of about a thousand. With scaling hardly anything depends on d.
+# Without scaling the scores spread as √d, a fifth of the rows is saturated at d = 64 and more than two thirds at d = 1024,
+# and the median gradient falls by a factor of about a thousand. With scaling hardly anything depends on d.
 #
-# Look at the *means*, too. At d = 4 and 16 the unscaled gradient is the larger one, and at 64 the means are nearly equal: rows
-# that are torn between two tokens have large gradients and hide those that have none. The average over rows shows the effect
-# only from d = 256 on. Which number you look at decides what you see.
+# Look at the *means*, too. At d = 4 and 16 the unscaled gradient is the larger one, and at 64 the means are nearly equal:
+# rows that are torn between two tokens have large gradients and hide those that have none. The average over rows shows the
+# effect only from d = 256 on. Which number you look at decides what you see.
 #
 # ## 3 √D or √d?
 #
 # The slide divides by √D. That is right for one head. With h heads a product q·k runs over d = D/h components, and it is √d
-# that brings the variance back to 1, in Vaswani et al. and in every published ViT. Here for ViT-Base, D = 768, h = 12, d = 64.
-# The *entropy* of a row says how widely it looks: log N = all tokens alike, 0 = one token only.
+# that brings the variance back to 1, in Vaswani et al., in the ViT paper (appendix A) and in DeiT. Here for ViT-Base, D =
+# 768, h = 12, d = 64. The *entropy* of a row says how widely it looks: log N = all tokens alike, 0 = one token only.
 
 # %%
 D, h = 768, 12
@@ -181,8 +182,9 @@ print("(N+1)×(N+1) W:  f(permuted z) - permuted f(z):", f"{np.abs(mixing @ z[or
 # %% [markdown]
 # ## 5 Multi-head attention
 #
-# The slide: head_i = Attention(Q W_i^Q, K W_i^K, V W_i^V), MultiHead = Concat(head_1, ..., head_h) W^O. By hand, a head at a
-# time, with the columns of the layer's matrices that belong to it:
+# The slide: head_i = Attention(Q W_i^Q, K W_i^K, V W_i^V), MultiHead = Concat(head_1, ..., head_h) W^O. In self-attention
+# Q, K and V in this formula are all z: the W^Q of the slide before, and then a W_i^Q, would be two matrices in a row, and
+# their product is one. By hand, a head at a time, with the columns of the layer's matrices that belong to it:
 
 # %%
 D, h = 64, 4
@@ -203,6 +205,8 @@ print("largest difference to the layer", f"{np.abs(by_hand - attend(z)).max():.0
 #
 # $$\mathbf{z}' = \mathbf{z} + \text{MSA}(\text{LN}(\mathbf{z})),
 #   \qquad \mathbf{z}_\text{out} = \mathbf{z}' + \text{MLP}(\text{LN}(\mathbf{z}')).$$
+#
+# The MLP treats every token by itself: MLP(z) = GELU(z W₁ + b₁) W₂ + b₂, with W₁ ∈ ℝ^(D×4D) and W₂ ∈ ℝ^(4D×D).
 
 # %%
 block = mv.models.EncoderBlock(dim=64, num_heads=4, mlp_dim=256)
@@ -247,7 +251,8 @@ for name in ("vit_base_patch16_224", "vit_large_patch16_224", "vit_large_patch32
 #
 # ## 8 Where does it look?
 #
-# A small ViT with class token and patches of one pixel (64 of them, so that the maps have detail), trained here on the digits.
+# A small ViT with class token and patches of one pixel (64 of them, so that the maps have detail), trained here on the
+# digits.
 
 # %%
 train, test = mv.data.load("digits")
@@ -264,8 +269,8 @@ image = test.images[1]
 mv.viz.attention(model, image)
 
 # %% [markdown]
-# *Rollout* (Abnar and Zuidema 2020) multiplies the layers: Ã = (mean over heads of A + I)/2, R = Ã_L ⋯ Ã_1, where I stands for
-# the residual connection. Its row of the class token, by hand and as a picture:
+# *Rollout* (Abnar and Zuidema 2020) multiplies the layers: Ã = (mean over heads of A + I)/2, R = Ã_L ⋯ Ã_1, where I stands
+# for the residual connection. Its row of the class token, by hand and as a picture:
 
 # %%
 maps = mv.models.attention_maps(model, image[None])  # a list over layers of (1, h, N+1, N+1)
@@ -280,9 +285,10 @@ mv.viz.rollout(model, image)
 # Such pictures are a help, not an explanation: values and MLPs are left out, and after a layer a token is a mixture of tokens
 # already.
 #
-# The slide "Visual Attention" expects that attention between two patches of the bird is typically high, and between background
-# and bird low. For digits we can count. A patch is *ink* if it is brighter than 0.25, else *ground*. Below, over all test
-# images and for each layer and head: attention from ink or ground to ink or ground, as a multiple of uniform attention.
+# The slide "Visual Attention" expects that attention between two patches of the bird is typically high, and between
+# background and bird low. For digits we can count. A patch is *ink* if it is brighter than 0.25, else *ground*. Below, over
+# all test images and for each layer and head: attention from ink or ground to ink or ground, as a multiple of uniform
+# attention.
 
 # %%
 ink = mv.ops.im2col(test.images, patch_size=1).mean(axis=-1) > 0.25  # (B, N)
@@ -316,7 +322,7 @@ plt.show()
 # - In section 2, draw q and k with standard deviation 2. Which scale brings the scores back to 1? What does that say about a
 #   model whose weights have grown in training?
 # - Train the model of section 8 with `scale="width"`, for three seeds each. Can you tell the accuracies apart?
-# - Count the multiply-accumulates, `mv.models.count_macs(model, (8, 8, 1))`, with `patch_size` 1, 2 and 4. Which part of
-#   them grows as N²?
+# - Count the multiply-accumulates, `mv.models.count_macs(model, (8, 8, 1))`, with `patch_size` 1, 2 and 4, and fit aN + bN² to
+#   the three. Compare b with 2LD, what the products QKᵀ and AV ask for.
 # - Move the layer norms behind the additions (post-norm) in section 6 and train a model of such blocks.
 # - In section 8, look at an image that the model gets wrong, and at one head alone: `mv.viz.attention(model, image, 1, 0)`.

@@ -443,6 +443,8 @@ print(report(mv.ops.layer_norm, x, w, b, order=3))
 
 # %% [markdown]
 # So we can put the numbers beside each other: PyTorch's third derivative, minivit's, and differences of minivit's second.
+# (The cotangent is the third of `cotangents` here and one of `gradcheck`'s own in the table above, hence another size of
+# error.)
 
 
 # %%
@@ -529,4 +531,5 @@ plt.show()
 # - In section 6, plant a mistake of your own and read the report. If it says `unexplained`: could you have told from the
 #   numbers?
 # - If you have PyTorch: its batch norm in training, `torch.nn.functional.batch_norm(x, None, None, training=True)`, keeps a
-#   mean and an r, too. Run `check_next` on it. And if your version is another one, drop the line that insists on 2.13.0.
+#   mean and an r, too. Run `check_next` on it. And if your version is another one, drop the line that insists on 2.13.0: it may
+#   be right by then, or refuse.

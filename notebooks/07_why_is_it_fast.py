@@ -221,7 +221,7 @@ print(f"one NumPy pass, 8 bytes a number: at most {memory_one / 8:.1f} GFLOP/s f
 
 # %% [markdown]
 # On the left the call itself takes longer than its work. Then each step down is the end of a cache. On the right the numbers
-# come from memory.
+# come from memory. (If your processor's last cache holds more than 128 MiB, as a server's may, it is that cache.)
 #
 # ## 3 The roofline
 #
@@ -266,13 +266,14 @@ plt.show()
 # would help. This is the wall, and `minivit bench` measures it as the *floor* of a step: its products alone, as NumPy
 # computes them.
 #
-# GELU, layer norm and the residual sum are far below the flat roof, and no cleverer arithmetic would change that: a NumPy pass
-# does one operation for 4 bytes in and 4 out, whatever happens before and after. Seen pass by pass their intensity is 1/8, that
-# of `out = x + 1`, the dotted line. There the roof is low, and for numbers from memory much lower than for numbers from cache.
-# Look from GELU's point to the left: at the dotted line it is above the roof of memory. So its passes run in cache.
-# Attention is between: products of small matrices, with passes between them.
+# GELU, layer norm and the residual sum are far below the flat roof, and no cleverer arithmetic would change that: a NumPy
+# pass does one operation for 4 bytes in and 4 out, whatever happens before and after. Seen pass by pass their intensity is
+# 1/8, that of `out = x + 1`, the dotted line. There the roof is low, and for numbers from memory much lower than for
+# numbers from cache. Look from GELU's point to the left: at the dotted line it is above the roof of memory. So its passes
+# run in cache. Attention is between: products of small matrices, with passes between them.
 #
-# So there are two kinds of measures: move fewer bytes, from nearer by (sections 4, 5, 6, 8), and keep all cores at work (7, 9).
+# So there are two kinds of measures: move fewer bytes, from nearer by (sections 4, 5, 6, 8), and keep all cores at work (7,
+# 9).
 #
 # ## 4 Fusing: GELU in place
 #
@@ -334,8 +335,8 @@ plt.show()
 #
 # ## 5 Blocks that stay in cache
 #
-# How large should a block be? Too small, and the calls themselves cost (about half a microsecond each, eight times). Too
-# large, and every pass goes through memory. The array has 64 MiB, so it fits into no cache here:
+# How large should a block be? Too small, and the calls themselves cost (about a microsecond each, eight times). Too large,
+# and every pass goes through memory, or the largest cache. The array has 64 MiB:
 
 # %%
 long = normal(1 << 24)
@@ -369,9 +370,9 @@ plt.show()
 #
 # ## 6 Memory used again
 #
-# A new large array has no memory yet. The system maps pages when they are first touched, clears them, and takes them back when
-# the array dies. `minivit/backend/buffers.py` keeps what an array leaves and hands it to the next. Sixteen arrays are made and
-# written, like activations on the way forward, and then all dropped:
+# A new large array has no memory yet. The system maps pages when they are first touched, clears them, and takes them back
+# when the array dies. `minivit/backend/buffers.py` keeps what an array leaves and hands it to the next. Sixteen arrays are
+# made and written, like activations on the way forward, and then all dropped:
 
 # %%
 ARRAYS = 16
@@ -414,9 +415,9 @@ print(f"new arrays take at most {fresh[costliest] / again[costliest]:.1f} times 
 # ## 7 One BLAS thread per share
 #
 # The BLAS can use all cores for a product by itself. Its threads then wait *actively* for the next product, for a while, on
-# cores that the elementwise work in between could use. minivit cuts the product instead, one share of rows per core, and holds
-# the BLAS to one thread. Alone, and alternating with GELU as in the MLP. (One way after the other, not in turn: soon after the
-# BLAS's own threads were at work, shares on this machine take nearly twice as long.)
+# cores that the elementwise work in between could use. minivit cuts the product instead, one share of rows per core, and
+# holds the BLAS to one thread. Alone, and alternating with GELU as in the MLP. (Each way is timed by itself and not in turn
+# with the others: soon after the BLAS's own threads were at work, shares take longer, on one machine nearly twice as long.)
 
 # %%
 rows, weight = normal(M, D), normal(D, 4 * D)
@@ -454,7 +455,8 @@ ax.legend(loc="lower right", bbox_to_anchor=(1, 1.08), ncols=2)
 plt.show()
 
 # %% [markdown]
-# On idle cores the two ways are about equal for the product alone; with GELU after it, shares are ahead. In a whole step it
+# For the product alone the two ways are often about equal; with GELU after it, shares tend to be ahead. A single product is
+# soon done, and what the threads take to begin is a part of it: neither way halves the time of one thread. In a whole step it
 # adds up: the table in `docs/performance.md` has a ViT-Ti step at 523 ms instead of 601 when its small products, too, were
 # held to one thread, and at 808 instead of 505 when the bias gradients alone escaped that rule.
 #
@@ -509,7 +511,8 @@ for name in kinds:
 # %% [markdown]
 # Kept scores cost N² numbers several times over: four times the memory for twice the tokens. Recomputed, what grows with N
 # is q, k, v and their derivatives; the rest is a few blocks of 2 MiB on every core, which small N do not even fill. They are
-# most of the fused curve here, and why it flattens. Time grows with N² either way, for the products are the same and one more.
+# most of the fused curve here, and why it flattens. Time grows with N² in the end, either way, for the products are the same
+# and one more; from one N to the next it is three to five times as long, as the scores leave one cache after another.
 # That this one more costs next to nothing at large N is what the cache gives back.
 #
 # ## 9 A batch computed in shares
@@ -566,13 +569,14 @@ print(f"other programs kept {busy:.1f} of {CORES} cores busy while this notebook
       + (": what it says of several threads is not to be trusted" if busy > 0.1 else ""))
 
 # %% [markdown]
-# Per image, a larger batch is cheaper on one thread already: the interpreter's time is spread over more images. On idle cores
-# shares lose where the batch is small, for then each thread has the interpreter's work for a whole step and both want its lock;
-# with larger batches they may gain, and from 64 images on a model of this size uses them where kernels are not compiled. (On
-# another machine, an AMD Zen 4, `docs/performance.md` has them against threads within operations: the digits-sized step, batch
-# 64, from 33 ms to 30; MNIST-sized 123 to 106; ViT-Ti 496 to 447. On this one it is mostly a draw, and section 10 says what
-# took their place.) If the last line above says that other programs were at work, the figure shows something else: the step
-# is done when the slower of the threads is.
+# Per image, a larger batch is cheaper on one thread already, as long as it fits into the caches: the interpreter's time is
+# spread over more images. On idle cores shares lose where the batch is small, for then each thread has the interpreter's
+# work for a whole step and both want its lock; with larger batches they may gain, and from 64 images on a model of this
+# size uses them where kernels are not compiled. (On another machine, an AMD Zen 4, `docs/performance.md` has them against
+# threads within operations: the digits-sized step, batch 64, from 33 ms to 30; MNIST-sized 123 to 106; ViT-Ti 496 to 447.
+# The line above says what they bring on this one, even less than one thread on some; section 10 says what took their
+# place.) If the last line above says that other programs were at work, the figure shows something else: the step is done
+# when the slower of the threads is.
 
 # %% [markdown]
 # ## 10 One pass, compiled
@@ -626,11 +630,11 @@ plt.show()
 #
 # ## 11 Several blocks at a time
 #
-# In a small model an operation is soon done, and the next one begins when the interpreter has come to it: by then the numbers
-# between them have left the cache, and the cores have waited. But what stands between the tokens that enter a block and
-# those that leave it is nobody's business: z' = z + MSA(LN(z)) and z = z' + MLP(LN(z')), equations 2 and 3 of the ViT paper,
-# of all blocks can be one operation (`minivit/autograd/fused/encoder.py`). In its kernel each thread takes some of the images
-# through all blocks. `mv.models.by_operation()` gives the single operations back; a change to a block gives back that block's.
+# In a small model an operation is soon done, and the next one begins when the interpreter has come to it: by then the
+# numbers between them have left the cache, and the cores have waited. But nobody needs the values between a block's input
+# and its output. So all blocks, each z' = z + MSA(LN(z)) and z = z' + MLP(LN(z')), equations 2 and 3 of the ViT paper, can
+# be one operation (`minivit/autograd/fused/encoder.py`). In its kernel each thread takes some of the images through all
+# blocks. `mv.models.by_operation()` gives the single operations back; a change to a block gives back that block's.
 
 # %%
 def nodes(loss):
@@ -670,9 +674,9 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# With few images the interpreter is nearly all, and what is saved is its visits; with many it is the way to memory and back.
-# (In large models, whose weights do not stay in a core's cache, neither matters much, and they are computed one by one. So are
-# a few images that cannot be divided evenly among the cores of your machine: one image is not divided.)
+# With few images the interpreter is nearly all, and what is saved is its visits; with many it is the way to memory and
+# back. (In large models, whose weights do not stay in a core's cache, neither matters much, and they are computed one by
+# one. So are a few images that cannot be divided evenly among the cores of your machine: one image is not divided.)
 #
 # ## What it comes to
 #

@@ -12,8 +12,8 @@ shape (M, d). In self-attention N = M; here they may differ. In three steps:
     3.  z = p v                                      (N, d)   averages of the values, with these weights
 
 d is the width of what is multiplied here: D with a single head, D / h with h of them. Why divide? The dot product of two
-vectors with independent entries of variance 1 has variance d. Large scores push the softmax towards 0 and 1, and there
-its derivative p_i ([i = j] - p_j) is almost 0: hardly any gradient passes.
+vectors with independent entries of mean 0 and variance 1 has variance d. Large scores push the softmax towards 0 and 1, and
+there its derivative p_i ([i = j] - p_j) is almost 0: hardly any gradient passes.
 
 1. `attention(q, k, v)`: the three steps. `softmax(x, axis)` is given.
 

@@ -22,7 +22,7 @@ class MultiHeadSelfAttention(Module):
     Args:
         dim: D.
         num_heads: h; must divide D.
-        scale: "head" divides the scores by √(D/h), as every published ViT does; "width" by √D, as the lecture writes
+        scale: "head" divides the scores by √(D/h), as the ViT paper does; "width" by √D, as the lecture writes
             it, for comparison.
     """
 

@@ -38,8 +38,8 @@ def adversarial(
 ) -> Any:
     """Three rows, clean, perturbation, adversarial, with the model's answers and how sure it is of them.
 
-    The perturbation is signed and amplified: of gray images red adds, blue takes away, white is 0; of color images gray
-    is 0. One scale for all columns, stated. The images are the first ones, not the best ones.
+    The perturbation is signed and amplified: gray is 0, and of gray images yellow adds and blue takes away. One scale for
+    all columns, stated. The images are the first ones, not the best ones.
 
     Args:
         model: from images to logits; asked here again, so it may be another than the one attacked.
@@ -85,7 +85,7 @@ def adversarial(
         _says(axes[2, i], names[after[i]], sure_after[i], after[i] == labels[i], "not fooled",
               "fooled" if before[i] == labels[i] else "still wrong")
     factor = 1 / (2 * limit_)
-    for ax, name in zip(axes[:, 0], ("clean", f"perturbation\n× {factor:.3g}{'' if gray else ', gray is 0'}", "adversarial")):
+    for ax, name in zip(axes[:, 0], ("clean", f"perturbation\n× {factor:.3g}, gray is 0", "adversarial")):
         ax.set_ylabel(name, fontsize=11)
     if gray:
         fig.colorbar(shown, ax=axes, label="added", shrink=0.3, aspect=12, ticks=[-limit_, 0, limit_],

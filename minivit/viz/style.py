@@ -1,7 +1,8 @@
 """What all pictures share: colors that survive color blindness and print, axes for images, and checked inputs.
 
-Colors are those of Okabe and Ito ("Color Universal Design", 2008) for lines, viridis for amounts, and red-white-blue,
-centered at 0, for what has a sign. No meaning rests on color alone: lines differ in marker and dash, too.
+Colors are those of Okabe and Ito ("Color Universal Design", 2008) for lines, viridis for amounts, and cividis, gray
+at 0, for what has a sign: its dark blue and light yellow remain dark and light in print. No meaning rests on color alone:
+lines differ in marker and dash, too.
 
 Pictures are made with matplotlib's objects, not with pyplot: no global figure list, no window, no setting changed.
 """
@@ -23,7 +24,7 @@ BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, YELLOW, BLACK, GREY = (
 )  # fmt: skip
 COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK, GREY)  # yellow is too faint for a line on white
 MARKERS, DASHES = "osD^vPX*", ("-", "--", "-.", ":")
-AMOUNT, SIGNED = "viridis", "RdBu_r"  # names of color maps
+AMOUNT, SIGNED = "viridis", "cividis"  # names of color maps
 STYLE: Any = {
     "font.size": 10.0,
     "axes.titlesize": 10.0,

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from minivit.bench import memory
@@ -16,33 +15,30 @@ except OSError:
 MB = 1_000_000
 
 
-def test_it_sees_what_a_step_takes_and_gives_back():
-    def step():
-        np.ones(64 * MB, np.uint8)  # and lets go of it
+def growth(before, step):
+    """That of a step in a fresh process, as `peak` has it: in this one, what other tests have left may be freed meanwhile."""
+    text = f"import numpy as np\nfrom minivit.bench import memory\n{before}\nprint(memory.growth(lambda: {step}))"
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
+    return int(done.stdout)
 
-    assert 63 * MB < memory.growth(step) < 80 * MB
+
+def test_it_sees_what_a_step_takes_and_gives_back():
+    assert 63 * MB < growth("", f"np.ones({64 * MB}, np.uint8).size") < 80 * MB
 
 
 def test_it_sees_what_a_step_keeps():
-    kept = []  # of arrays so large that the C library never serves them from memory it has
-    assert 119 * MB < memory.growth(lambda: kept.append(np.ones(40 * MB, np.uint8)), calls=3) < 140 * MB
+    # arrays so large that the C library never serves them from memory it has
+    assert 119 * MB < growth("kept = []", f"kept.append(np.ones({40 * MB}, np.uint8))") < 140 * MB
 
 
 def test_it_does_not_count_what_was_there_before():
-    there = np.ones(64 * MB, np.uint8)
-    del there
-    assert memory.growth(lambda: None) < 8 * MB
+    assert growth(f"there = np.ones({64 * MB}, np.uint8); del there", "None") < 8 * MB
 
 
 def test_it_counts_what_uses_memory_that_was_freed():
     """Of arrays that the C library keeps when they are freed, too small to be given back one by one."""
-    text = (
-        "import numpy as np\nfrom minivit.bench import memory\n"
-        "def some(): return [np.ones(60_000, np.uint8) for _ in range(800)]\n"
-        "a = some(); above = np.ones(60_000, np.uint8); del a\nprint(memory.growth(some))"
-    )
-    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)  # as `peak` has it
-    assert int(done.stdout) > 40 * MB
+    some = "[np.ones(60_000, np.uint8) for _ in range(800)]"
+    assert growth(f"a = {some}; above = np.ones(60_000, np.uint8); del a", some) > 40 * MB
 
 
 def test_a_row_in_a_fresh_process():

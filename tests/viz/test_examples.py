@@ -49,7 +49,7 @@ def test_the_perturbation_is_signed_on_one_symmetric_scale_and_the_factor_is_wri
         low, high = ax.images[0].get_clim()
         assert low == -high
         assert high == pytest.approx(0.2)
-    assert axes[1, 0].get_ylabel() == "perturbation\n× 2.5"
+    assert axes[1, 0].get_ylabel() == "perturbation\n× 2.5, gray is 0"
     assert axes[1, 0].get_xlabel() == "L∞ 0.2"
     ticks = [t.get_text() for t in fig.axes[9].get_yticklabels()]
     assert ticks == ["-0.2", "0", "+0.2"]
