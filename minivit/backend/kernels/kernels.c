@@ -58,9 +58,16 @@ typedef float real;
 #define EACH(i, n) SIMD(omp simd) for (size i = FIRST(n); i < LAST(n); i++)
 #define ROWS(r, rows) for (size r = FIRST(rows); r < LAST(rows); r++)
 #define COLUMNS(j, D) SIMD(omp simd) for (size j = 0; j < (D); j++)
-#define LANES 16  // what a row is taken by; the compiler makes of it as many vectors as the processor needs
+#if defined __AVX512F__
+#define LANES 16  // what a row is taken by: one vector. Of more than one the compiler keeps the sum in memory
+#elif defined __AVX__
+#define LANES 8
+#else
+#define LANES 4
+#endif
 #define SUM(s, j, D, term) OVER_THE_ROW(s, j, D, term, 0, sum_ + *(lanes *)part_, sum_of_lanes(sum_), s += term_)
 #define MAX(m, j, D, term) OVER_THE_ROW(m, j, D, term, -INFINITY, larger_lanes(*(lanes *)part_, sum_), max_of_lanes(sum_), m = term_ > m ? term_ : m)
+#define NO_COPY 0.0f  // of a mere copy gcc makes two stores of half a vector, and the whole one that is read next waits for both
 #define OVER_THE_ROW(s, j, D, term, begin, next, end, rest) \
     float s; \
     { \
@@ -68,7 +75,7 @@ typedef float real;
         lanes sum_ = (lanes){0} + (begin); \
         for (size at_ = 0; at_ < whole_; at_ += LANES) { \
             float part_[LANES] __attribute__((aligned(64))); \
-            COLUMNS(lane_, LANES) { size j = at_ + lane_; part_[lane_] = (term); } \
+            COLUMNS(lane_, LANES) { size j = at_ + lane_; part_[lane_] = (term) + NO_COPY; } \
             sum_ = next; \
         } \
         s = end; \
@@ -81,7 +88,6 @@ typedef float real;
 #define RSQRT(x) (1.0f / sqrtf(x))
 
 typedef float lanes __attribute__((vector_size(4 * LANES)));
-typedef float lanes8 __attribute__((vector_size(32)));
 typedef float lanes4 __attribute__((vector_size(16)));
 typedef int lane_bits __attribute__((vector_size(4 * LANES)));
 
@@ -91,9 +97,10 @@ INLINE lanes larger_lanes(lanes a, lanes b) {
 }
 
 INLINE float sum_of_lanes(lanes x) {  // in halves, not one after the other
-    union { lanes whole; lanes8 half[2]; } a = {x};
-    union { lanes8 whole; lanes4 half[2]; } b = {a.half[0] + a.half[1]};
-    lanes4 c = b.half[0] + b.half[1];
+    union { lanes whole; lanes4 part[LANES / 4]; } a = {x};
+    for (int half = LANES / 8; half; half /= 2)
+        for (int i = 0; i < half; i++) a.part[i] += a.part[i + half];
+    lanes4 c = a.part[0];
     return (c[0] + c[2]) + (c[1] + c[3]);
 }
 
