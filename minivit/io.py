@@ -364,7 +364,7 @@ def _npy_header(path: _Path, name: str, start: bytes) -> tuple[tuple[int, ...], 
                 raise ValueError(f"expected descr, fortran_order and shape, got {header!r:.60}")
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
         raise CheckpointError(path, f"array {name!r}: not a sound .npy header ({error})") from error
-    if not re.fullmatch(r"[<>=|]?([bB?]1?|[iu][1248]|f[248])", descr):
+    if not re.fullmatch(r"[<>=|]?(b1|[iu][1248]|f[248])", descr):
         what = "pickled Python objects" if "O" in descr else f"dtype {descr!r:.60}"
         raise CheckpointError(path, f"array {name!r} holds {what}; only bool, integers and floats are read")
     if len(shape) > MAX_DIMS or not all(type(n) is int and n >= 0 for n in shape):

@@ -364,6 +364,7 @@ def npz_file(folder, *members, compression=zipfile.ZIP_STORED):
         ([("w.npy", npy_claiming((2,), b"\0" * 16, descr=[("a", "<f4"), ("b", "<f4")]))], "not a sound .npy header"),
         ([("w.npy", npy_with("{'descr': '<m8[7D/0]', 'fortran_order': False, 'shape': (3,)}"))], "dtype '<m8"),  # ends NumPy
         ([("w.npy", npy_with("{'descr': ("))], "not a sound .npy header"),
+        ([("w.npy", npy_with("{'descr': '?1', 'fortran_order': False, 'shape': (3,)}"))], "dtype '\\?1'"),
         ([("w.npy", npy_with("{'descr': (), 'fortran_order': False, 'shape': (3,)}"))], "not a sound .npy header"),
         ([("w.npy", npy_with("-" * 9000 + "1"))], "not a sound .npy header"),
         ([("w.npy", npy_with("(" * 9000))], "not a sound .npy header"),

@@ -254,7 +254,7 @@ class RandomModule(Module):
 
     Layers of one seed must differ in their `layer`, or they draw the same. Those without are numbered in the order of
     their definition where a training loop begins (`set_step`); one that draws before that gets the next number that no
-    layer of the outermost module has."""
+    layer of the outermost module has. In a model that is a plain function nobody numbers them: give each its `layer`."""
 
     call: Any = None  # the last one that was counted
 
