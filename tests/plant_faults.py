@@ -54,6 +54,8 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     **{(op, fault): _ELSEWHERE.format("test_every_operation.py")
        for fault in ("if not ndim: return ()  ->  if False: return ()",) for op in ("sum", "max")},
     ("gelu", "xp.clip(x, -100, 100)  ->  x"): _ELSEWHERE.format("test_gelu.py"),
+    ("gelu", "x.astype(products.wide(x.dtype), copy=False)  ->  x"): _ELSEWHERE.format("test_unusual_inputs.py"),
+    ("gelu", "False  ->  True"): "a copy",
     ("gelu", "100  ->  200"): "the slope is 0 or 1 from 10 on",
     **{(op, "g if keepdims else reshape(g, shape=_reduced_shape(shape, axis, keepdims=True))  ->  "
             "reshape(g, shape=_reduced_shape(shape, axis, keepdims=True))"):

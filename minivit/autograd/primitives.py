@@ -308,6 +308,8 @@ def _(g, x, out, axis, keepdims):
 
 def mean(x, axis=None, keepdims=False):
     """The mean over an axis, a tuple of axes, or everything."""
+    if not isinstance(axis, int | np.integer | tuple | None):
+        raise TypeError(f"mean: axis: expected None, an integer or a tuple of integers, got {axis!r}")
     count = _count(x.shape, axis)
     if not count:
         raise ValueError(f"mean: of x of shape {x.shape} there are no elements along axis {axis}")
@@ -537,10 +539,7 @@ def _axes(ndim: int, axis: Any) -> tuple[int, ...]:
         return tuple(range(ndim))
     if not ndim:
         return ()  # of a single number NumPy takes axis=0
-    for a in (axis := axis if isinstance(axis, tuple) else (axis,)):
-        if not isinstance(a, int | np.integer) or not -ndim <= a < ndim:
-            raise ValueError(f"axis: expected None, an integer or a tuple of them, from {-ndim} to {ndim - 1}, got {a!r}")
-    return tuple(a % ndim for a in axis)
+    return tuple(a % ndim for a in (axis if isinstance(axis, tuple) else (axis,)))
 
 
 def _reduced_shape(shape: tuple[int, ...], axis: Any, keepdims: bool = False) -> tuple[int, ...]:

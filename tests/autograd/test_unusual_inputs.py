@@ -23,15 +23,15 @@ def leaf(*shape, dtype=float):
 
 @pytest.mark.parametrize("approximate", [False, True])
 def test_gelu_of_float16_is_that_of_float32(approximate):
-    values = np.concatenate([np.linspace(-12, 12, 500), [300, -300, 6e4, -6e4, 0, 1e-7]]).astype("float16")
+    values = np.concatenate([np.linspace(-12, 12, 500), [300, -300, 6e4, -6e4, 0, 1e-7, -1e-6, 1e-5, 3e-4]]).astype("float16")
     found, expected = [], []
     for dtype, results in (("float16", found), ("float64", expected)):
         x = Tensor(values.astype(dtype), requires_grad=True)
         y = ops.gelu(x, approximate=approximate)
         results += [y.numpy(), mv.grad(y.sum(), [x])[0].numpy()]
     assert [a.dtype for a in found] == ["float16"] * 2
-    for a, b in zip(found, expected):
-        np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-4 if approximate else 2e-6)
+    for a, b, atol in zip(found, expected, (1e-4 if approximate else 2e-6, 1e-4)):  # the slope has the result's rounding in it
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=atol)
 
 
 def test_means_of_many_float16_are_sums_of_float32():
@@ -161,7 +161,7 @@ def test_lists_in_the_place_of_arrays_and_of_axes():
         ops.softmax([1.0, 2.0])
     with pytest.raises(TypeError, match="matmul: expected arrays or Tensors, y is a list"):
         leaf(2, 2) @ [[1.0], [2.0]]
-    with pytest.raises(ValueError, match=r"axis: expected None, an integer or a tuple of them, .* got \[0, 1\]"):
+    with pytest.raises(TypeError, match=r"mean: axis: expected None, an integer or a tuple of integers, got \[0, 1\]"):
         ops.mean(np.ones((2, 3)), axis=[0, 1])
 
 

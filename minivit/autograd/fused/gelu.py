@@ -13,7 +13,7 @@ import numpy as np
 from minivit.autograd.fused import by_kernel, fused
 from minivit.autograd.primitives import erf, tanh
 from minivit.autograd.special import normal_cdf, normal_density
-from minivit.backend import array_module, empty_like, for_blocks
+from minivit.backend import array_module, empty_like, for_blocks, products
 
 _K = math.sqrt(2 / math.pi)
 _CUBIC = 0.044715
@@ -57,9 +57,7 @@ def _(g, x, out, approximate):
     fast = by_kernel.gelu_vjp(g, x, approximate)
     if fast is not None:
         return fast
-    if x.dtype == np.float16:
-        x = x.astype(np.float32)
-        return gelu.rule(g.astype(np.float32), x, gelu.forward(x, approximate=approximate), approximate)
+    x = x.astype(products.wide(x.dtype), copy=False)
     xp = array_module(x)
     gx = empty_like(x, xp)
     flat_g, flat_x, flat_out, flat_gx = (a.reshape(-1) for a in (g, x, out, gx))
@@ -102,7 +100,7 @@ def _cdf_again(x, y, out):
     xp = array_module(x)
     with np.errstate(invalid="ignore", divide="ignore"):
         xp.divide(y, x, out=out)
-    xp.copyto(out, 0.5, where=xp.abs(x) < 4 * np.finfo(x.dtype).tiny)  # 0 / 0, or y too small to be exact
+    xp.copyto(out, 0.5, where=xp.abs(x) < 4 * np.finfo(y.dtype).tiny)  # 0 / 0, or y too small to be exact
 
 
 def _tanh_argument(x, out):
