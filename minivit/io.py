@@ -131,7 +131,7 @@ def write_arrays(path: _Path, arrays: Mapping[str, Any], metadata: Mapping[str, 
     if not all(isinstance(text, str) for pair in metadata.items() for text in pair):
         raise TypeError("metadata must map text to text; put other values through json.dumps first")
     for name, text in metadata.items():
-        if not (name + text).isascii() and (name + text).encode("utf-8", "replace").decode() != name + text:
+        if (name + text).encode("utf-8", "ignore").decode() != name + text:
             raise ValueError(f"metadata[{name!r}]: its text {text!r:.60} is not Unicode that a file can hold; put it through "
                              "json.dumps first")
     with atomic_write(path) as file:

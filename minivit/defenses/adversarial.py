@@ -186,7 +186,7 @@ def adversarial_train(
             objective=objective, **fit_options,
         )  # fmt: skip
     except (TrainingInterrupted, FloatingPointError) as error:
-        error.model = hardened  # type: ignore[union-attr]
+        vars(error)["model"] = hardened
         if run_dir is None:
             error.args = (f"{error} (What was trained so far is the exception's `.model`; the model given is as before.)",)
         raise
