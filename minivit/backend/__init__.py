@@ -31,7 +31,7 @@ from minivit.backend.blocks import (
     set_num_threads,
 )
 from minivit.backend.buffers import add, concatenate, empty, empty_like, zeros
-from minivit.backend.kernels import array_code, kernel, kernel_status, kernels_on_cpu, largest_weight
+from minivit.backend.kernels import array_code, kernel, kernel_status, kernels_on_cpu
 from minivit.backend.products import allow_tf32
 
 __all__ = [
@@ -54,7 +54,6 @@ __all__ = [
     "kernel",
     "kernel_status",
     "kernels_on_cpu",
-    "largest_weight",
     "num_threads",
     "products",
     "resolve_device",

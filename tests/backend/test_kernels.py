@@ -313,18 +313,11 @@ def whole(*shape):
     return rng.integers(-3, 4, shape).astype(np.float32)
 
 
-@pytest.fixture
-def any_weight(monkeypatch):
-    """By kernels, also where NumPy would be quicker."""
-    monkeypatch.setattr(kernels, "_largest_weight", kernels._largest_weight and 1 << 62)
-
-
 @compiled
-@pytest.mark.usefixtures("any_weight")
 @pytest.mark.parametrize(("rows", "K", "J"), [
     (1, 1, 1), (2, 300, 5), (1500, 20, 64), (1029, 64, 20), (0, 4, 3), (64, 64, 64), (5, 7, 96), (31, 16, 48), (47, 33, 18),
     (390, 1100, 48), (33, 1030, 800), (800, 385, 113), (7, 64, 1600), (13, 900, 1000), (194, 401, 386),
-    (801, 385, 113), (1602, 320, 330),
+    (801, 385, 113), (1602, 320, 330), (35, 50, 3090), (3080, 9, 40),
 ])  # on either side of every tile, panel and block of products.c
 def test_linear_of_any_shape(threads, rows, K, J):
     x, w, b, g = whole(rows, K), whole(K, J), whole(J), whole(rows, J)

@@ -39,7 +39,6 @@ _lock = threading.RLock()
 _compiling = False
 _on_cpu: dict[str, Callable[..., None]] | None = None  # None: not compiled yet; empty: cannot be
 _why_not = ""
-_largest_weight = 0
 _on_gpu: dict[tuple[str, str, Any], Callable[..., None] | None] = {}
 
 
@@ -74,11 +73,6 @@ def array_code() -> Iterator[None]:
 def kernels_on_cpu() -> bool:
     """Whether the processor's kernels can be used."""
     return not _off and bool(_cpu_kernels())
-
-
-def largest_weight() -> int:
-    """How many numbers a weight may have for the kernels of the linear layer to be worth it here; beyond, NumPy multiplies."""
-    return _largest_weight
 
 
 def kernel_status() -> str:
@@ -171,14 +165,11 @@ def _signatures(text: str) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def _load(path: Path) -> dict[str, Callable[..., None]]:
-    global _largest_weight
     import ctypes
 
     library = ctypes.CDLL(str(path))
     found = {name: _caller(library[f"call_{name}"], parameters) for name, parameters in _signatures(_source())}
-    library.largest_weight.restype = ctypes.c_longlong
-    _largest_weight = library.largest_weight()
-    if not _largest_weight:
+    if not library.products_pay():
         found = {name: call for name, call in found.items() if not name.startswith(("linear", "encoder"))}
     return found
 
