@@ -7,9 +7,9 @@
     mv.train.fit(model, train, test, epochs=20)
     result = mv.attacks.pgd(model, test.images, test.labels, eps=0.15)
 
-The source is meant to be read, in this order, which is also the order of its imports: `backend` (arrays and devices),
-`io`, `autograd` (derivatives), `checking` (are they right?), `nn`, `models` (the Vision Transformer), `data`, `train`,
-`attacks`, `defenses`, `viz`, `exercises`, `bench`, `cli`.
+The source is meant to be read, in this order, which is also the order of its imports: `arguments` (what an error
+says), `backend` (arrays and devices), `io`, `autograd` (derivatives), `checking` (are they right?), `nn`, `models` (the
+Vision Transformer), `data`, `train`, `attacks`, `defenses`, `viz`, `exercises`, `bench`, `cli`.
 
 Importing minivit loads next to nothing: each room, and with the first one NumPy, is loaded when it is first used.
 """

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "minivit"
-ROOMS = ["backend", "io", "autograd", "checking", "nn", "models", "data", "train", "attacks", "defenses", "physical", "viz",
-         "exercises", "bench", "cli"]  # fmt: skip
+ROOMS = ["arguments", "backend", "io", "autograd", "checking", "nn", "models", "data", "train", "attacks", "defenses",
+         "physical", "viz", "exercises", "bench", "cli"]  # fmt: skip
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
 LOOKS_AHEAD = {("history.py", "viz")}  # history.plot(), a shortcut to mv.viz.training that the contract asks for
 LOADED_WHEN_USED = ["matplotlib", "tqdm", "safetensors", "threadpoolctl", "cupy", "torch"]

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from minivit.arguments import choice, integer
 from minivit.attacks import validate
 from minivit.attacks.fgsm import fgsm
 from minivit.attacks.pgd import pgd
@@ -106,7 +107,7 @@ def robust_accuracy(
     named = attack.func if isinstance(attack, functools.partial) else attack
     name = named if isinstance(named, str) else getattr(named, "__name__", type(named).__name__)
     if isinstance(attack, str):
-        attack = ATTACKS[validate.choice("attack", attack, names())]
+        attack = ATTACKS[choice("attack", attack, names())]
     elif not callable(attack):
         raise TypeError(f"attack: expected a name ({', '.join(names())}) or a function, got {attack!r}")
     if options.get("targets") is not None or bound.get("targets") is not None:
@@ -117,7 +118,7 @@ def robust_accuracy(
     check_classes("dataset", dataset, model)
     x, y = (dataset.images, dataset.labels) if hasattr(dataset, "images") else dataset
     if limit is not None:
-        limit = validate.count("limit", limit)
+        limit = integer("limit", limit, least=1)
         x, y = x[:limit], y[:limit]
     x = to_numpy(x.data if isinstance(x, Tensor) else x)
     if len(y) == 0:

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from minivit.arguments import choice
 from minivit.backend import array_module, device_of, to_device
 from minivit.backend.random import normal, uniform
 
@@ -31,7 +32,7 @@ NORMS = ("linf", "l2", "l1")
 
 def distance(x_adv: Any, x: Any, norm: str) -> Any:
     """||x_adv - x|| of each image: (n, ...), (n, ...) -> (n,), summed in float64."""
-    _check_norm(norm)
+    choice("norm", norm, NORMS)
     xp = array_module(x)
     delta = xp.abs(_rows(x_adv) - _rows(x))  # (n, d)
     if delta.size == 0:
@@ -43,9 +44,15 @@ def distance(x_adv: Any, x: Any, norm: str) -> Any:
     return delta.sum(axis=1, dtype="float64")
 
 
-def _check_norm(norm: Any) -> None:
-    if norm not in NORMS:
-        raise ValueError(f"norm: got {norm!r}, expected one of {', '.join(map(repr, NORMS))}")
+def box(bounds: Any) -> tuple[float, float]:
+    """`bounds` as two floats, the least and the largest value of a pixel."""
+    try:
+        lo, hi = (float(b) for b in bounds)
+    except (TypeError, ValueError):
+        raise ValueError(f"bounds: expected two numbers (lo, hi), got {bounds!r}") from None
+    if not lo < hi:
+        raise ValueError(f"bounds: expected lo < hi, got ({lo}, {hi})")
+    return lo, hi
 
 
 def diameter(d: int, norm: str, bounds: tuple[float, float]) -> float:
@@ -77,7 +84,7 @@ def steepest(g: Any, x: Any, size: float, eps: float, norm: str, bounds: tuple[f
         size: the length of the step, in `norm`.
         eps: the radius of the ball that the whole attack may use; for l1 only.
     """
-    _check_norm(norm)
+    choice("norm", norm, NORMS)
     xp = array_module(g)
     if norm == "linf":
         return size * xp.sign(g)
@@ -135,7 +142,7 @@ def project(z: Any, x: Any, eps: float, norm: str = "linf", bounds: tuple[float,
         TypeError: if x or z are not arrays of floats: those of bytes would wrap around.
         ValueError: for another norm, an eps that is no radius, a z of another shape than x, or an x outside the bounds.
     """
-    _check_norm(norm)
+    choice("norm", norm, NORMS)
     for name, array in (("z", z), ("x", x)):
         if getattr(getattr(array, "dtype", None), "kind", "") != "f":
             raise TypeError(f"{name}: expected an array of floats, got {getattr(array, 'dtype', type(array).__name__)}")
@@ -144,9 +151,7 @@ def project(z: Any, x: Any, eps: float, norm: str = "linf", bounds: tuple[float,
     if not 0 <= eps < math.inf:
         raise ValueError(f"eps: expected a radius, 0 or more, got {eps!r}")
     xp = array_module(z, x)
-    lo, hi = bounds
-    if not lo < hi:
-        raise ValueError(f"bounds: expected lo < hi, got {bounds!r}")
+    lo, hi = box(bounds)
     if xp is np and x.size and not (lo <= x.min() and x.max() <= hi):  # on a GPU that would be a wait, in every step
         raise ValueError(f"x: its values range from {x.min()!r} to {x.max()!r}, outside bounds={bounds!r}")
     if norm == "linf":
@@ -233,7 +238,7 @@ def random_start(x: Any, eps: float, norm: str, seed: int, restart: int, index: 
     Args:
         index: (n,) integers on the host.
     """
-    _check_norm(norm)
+    choice("norm", norm, NORMS)
     d = math.prod(x.shape[1:])
     place = (seed, f"attack start {norm}", restart, index)
     if norm == "linf":

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from minivit.arguments import choice, integer, real
 from minivit.attacks import norms, validate
 from minivit.attacks.loss import input_gradient, objective, success
 from minivit.attacks.result import AttackResult, assess
@@ -94,12 +95,12 @@ def pgd(
         ValueError, TypeError: for a bad argument (`validate.py`), or a model whose logits give no gradient.
     """
     given = validate.inputs(model, x, y, eps, norm, targets, bounds, batch_size)
-    steps = validate.count("steps", steps)
-    restarts = validate.count("restarts", restarts) if random_start else 1
-    step_size = 2.5 * given.eps / steps if step_size is None else validate.real("step_size", step_size)
+    steps = integer("steps", steps, least=1)
+    restarts = integer("restarts", restarts, least=1) if random_start else 1
+    step_size = 2.5 * given.eps / steps if step_size is None else real("step_size", step_size)
     if step_size < 0:
         raise ValueError(f"step_size: expected a length >= 0, got {step_size}; targets are approached with targets=...")
-    keep = validate.choice("keep", keep, ("best", "last"))
+    keep = choice("keep", keep, ("best", "last"))
     index = validate.indices(index, len(given.y))
     seed = as_seed(seed)
 

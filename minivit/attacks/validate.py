@@ -7,17 +7,16 @@ what was expected and what to do.
 
 from __future__ import annotations
 
-import difflib
 import math
-import operator
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from minivit.attacks.norms import NORMS, diameter
+from minivit.arguments import choice, integer, real
+from minivit.attacks.norms import NORMS, box, diameter
 from minivit.attacks.victim import home, logits_of
 from minivit.autograd.tensor import Tensor
 from minivit.backend import array_module, to_device, to_numpy
@@ -69,42 +68,7 @@ def inputs(model: Any, x: Any, y: Any, eps: Any, norm: Any, targets: Any, bounds
                 "a targeted attack needs another class, e.g. (y + 1) % classes"
             )
     eps = _eps(eps, norm, (lo, hi), math.prod(x.shape[1:]))
-    return Inputs(model, x, y, targets, eps, norm, (lo, hi), count("batch_size", batch_size))
-
-
-def choice(name: str, value: Any, known: Sequence[str]) -> str:
-    """`value` if it is among the known names, or an error with the nearest of them."""
-    if isinstance(value, str) and value in known:
-        return value
-    near = difflib.get_close_matches(str(value).lower().lstrip("_"), known, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, known))}{hint}")
-
-
-def count(name: str, value: Any, least: int = 1) -> int:
-    """`value` as an int of at least `least`."""
-    try:
-        if isinstance(value, (bool, np.bool_)):
-            raise TypeError
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}: expected an integer, got {value!r}") from None
-    if number < least:
-        raise ValueError(f"{name}: expected at least {least}, got {number}")
-    return number
-
-
-def real(name: str, value: Any) -> float:
-    """`value` as a finite float."""
-    if isinstance(value, (bool, np.bool_, str)) or np.ndim(value) != 0:
-        raise TypeError(f"{name}: expected a number, got {value!r}")
-    try:
-        number = float(value)
-    except TypeError:
-        raise TypeError(f"{name}: expected a number, got {value!r}") from None
-    if not math.isfinite(number):
-        raise ValueError(f"{name}: expected a finite number, got {number}")
-    return number
+    return Inputs(model, x, y, targets, eps, norm, (lo, hi), integer("batch_size", batch_size, least=1))
 
 
 def labels(name: str, y: Any, x_shape: tuple[int, ...]) -> np.ndarray:
@@ -148,17 +112,6 @@ def _in_range(name: str, y: np.ndarray | None, classes: int) -> None:
     if y is not None and y.max() >= classes:
         raise ValueError(f"{name}: image {y.argmax()} has label {y.max()}, but the model has {classes} classes (0 to "
                          f"{classes - 1})")
-
-
-def box(bounds: Any) -> tuple[float, float]:
-    """`bounds` as two floats, the least and the largest value of a pixel."""
-    try:
-        lo, hi = (float(b) for b in bounds)
-    except (TypeError, ValueError):
-        raise ValueError(f"bounds: expected two numbers (lo, hi), got {bounds!r}") from None
-    if not lo < hi:
-        raise ValueError(f"bounds: expected lo < hi, got ({lo}, {hi})")
-    return lo, hi
 
 
 def _images(x: Any, bounds: tuple[float, float]) -> Any:

@@ -7,12 +7,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 
 import minivit as mv
+from minivit.arguments import meant
 from minivit.bench import floor, memory
 from minivit.bench.peers import PEERS, choose
 from minivit.bench.rows import EPS, ROWS, Task, ours, pose
@@ -86,9 +86,7 @@ def chosen_rows(names: Sequence[str] | None, rows: dict[str, Task]) -> list[str]
     for name in list(rows) if names is None else names:
         found = [row for row in rows if name in (row, row.partition("-")[0])]
         if not found:
-            near = get_close_matches(name, rows, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(rows)}"
-            raise ValueError(f"unknown row {name!r}; {hint}")
+            raise ValueError(f"unknown row {name!r}; {meant(name, rows)}")
         chosen += found
     return list(dict.fromkeys(chosen))
 

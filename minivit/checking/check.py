@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from minivit.arguments import integer
 from minivit.autograd.tensor import mode
 from minivit.checking.diagnosis import diagnose
 from minivit.checking.differences import EPS, STEP
@@ -136,12 +137,10 @@ def _problem(f: Any, inputs: tuple[Any, ...], vjp: Any, order: int) -> Problem:
 def _check_options(order: Any, seed: Any, rtol: Any, max_elements: Any) -> None:
     if isinstance(order, bool) or order not in (1, 2, 3):
         raise ValueError(f"order: expected 1, 2 or 3, got {order!r}")
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise TypeError(f"seed: expected an integer, 0 or more, got {seed!r}")
+    integer("seed", seed)
+    integer("max_elements", max_elements, least=1)
     if isinstance(rtol, bool) or not isinstance(rtol, int | float | np.number) or not 0 < rtol < 1:
         raise ValueError(f"rtol: expected a number between 0 and 1, got {rtol!r}")
-    if isinstance(max_elements, bool) or not isinstance(max_elements, int | np.integer) or max_elements < 1:
-        raise ValueError(f"max_elements: expected an integer, 1 or more, got {max_elements!r}")
 
 
 # ---- one order ----

@@ -99,19 +99,16 @@ def run(arguments: argparse.Namespace) -> int:
     fit_options = {name: _chosen(arguments, preset, name) for name in FIT_OPTIONS}
     print(f"{type(model).__name__}({model.describe()}), {model.num_parameters():,} parameters")
     print(f"{arguments.data}: {len(train):,} training and {len(test):,} test images; writing to {run_dir}")
-    how_to_resume = f"minivit train --resume {shlex.quote(str(run_dir))}"
     try:
         history = mv.train.fit(
             model, train, test, seed=arguments.seed,
             run_dir=None if resume else run_dir, resume=resume,
             about={"arguments": given_arguments(arguments)},
-            how_to_resume=how_to_resume, **{name: value for name, value in fit_options.items() if value is not None},
+            how_to_resume=f"minivit train --resume {shlex.quote(str(run_dir))}",
+            **{name: value for name, value in fit_options.items() if value is not None},
         )  # fmt: skip
     except FileExistsError as error:
-        if "already holds a run" not in str(error):
-            raise FileExistsError(f"--{str(error).replace('run_dir', 'run-dir', 1)}") from None
-        raise FileExistsError(f"--run-dir: {run_dir} already holds a run; go on with `{how_to_resume}`, or choose another "
-                              "folder") from None
+        raise FileExistsError(f"--{str(error).replace('run_dir', 'run-dir', 1)}") from None
     mv.viz.training(history).savefig(run_dir / "training.png", dpi=150)
     last = history[-1]
     print(f"test accuracy {100 * last['test_accuracy']:.2f} %, loss {last['test_loss']:.4f} after {len(history)} epochs, "

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from minivit.data.dataset import SHIFT, natural, stream
+from minivit.arguments import integer
+from minivit.data.dataset import SHIFT, stream
 
 
 def shift(images: np.ndarray, max_shift: int, seed: int, step: int) -> np.ndarray:
@@ -22,7 +23,7 @@ def shift(images: np.ndarray, max_shift: int, seed: int, step: int) -> np.ndarra
     if images.ndim != 4:
         raise ValueError(f"images must be (B, height, width, channels), not {images.shape}")
     batch, height, width, channels = images.shape
-    m = natural("max_shift", max_shift)
+    m = integer("max_shift", max_shift)
     if m >= min(height, width):
         raise ValueError(f"max_shift must be below the image's sides {height}x{width}, or nothing may be left, not {m}")
     padded = np.zeros((batch, height + 2 * m, width + 2 * m, channels), images.dtype)

@@ -18,6 +18,8 @@ from typing import Any, overload
 
 import numpy as np
 
+from minivit.arguments import integer
+
 # What a stream of random numbers is for: two purposes under one (seed, number) never share their numbers.
 BATCHES, SHIFT, SHUFFLE, SPLIT = range(4)
 
@@ -25,19 +27,8 @@ BATCHES, SHIFT, SHUFFLE, SPLIT = range(4)
 def stream(seed: int, number: int, purpose: int) -> np.random.Generator:
     """The generator of (seed, number), for one purpose. Making one takes about 30 microseconds."""
     return np.random.Generator(
-        np.random.Philox(key=[natural("seed", seed), natural("number", number)], counter=[0, 0, 0, purpose])
+        np.random.Philox(key=[integer("seed", seed), integer("number", number)], counter=[0, 0, 0, purpose])
     )
-
-
-def natural(name: str, value: Any, least: int = 0) -> int:
-    """`value` as an int of at least `least`, or an error that names the argument."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, not {value!r}") from None
-    if not least <= number < 2**63:
-        raise ValueError(f"{name} must be an integer from {least} to 2**63 - 1, not {number}")
-    return number
 
 
 class Dataset:
@@ -206,7 +197,7 @@ def batches(
     The order is a function of (seed, epoch) alone; every image comes once. The last batch is smaller where the sizes do
     not divide, unless `drop_last`. `indices` say which images these are, for anything random that goes with an image.
     """
-    natural("batch_size", batch_size, least=1)
+    integer("batch_size", batch_size, least=1)
     order = stream(seed, epoch, BATCHES).permutation(len(data))
     return _walk(data, order[: len(data) // batch_size * batch_size] if drop_last else order, batch_size)
 

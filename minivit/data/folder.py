@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from minivit.data.dataset import Dataset, natural
+from minivit.arguments import integer
+from minivit.data.dataset import Dataset
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 GRAY, COLOR = ("1", "L", "LA"), ("P", "RGB", "RGBA", "CMYK", "YCbCr")  # Pillow's names for 8 bits and fewer
@@ -34,7 +35,7 @@ def load_folder(
         if isinstance(image_size, tuple | list) and len(image_size) != 2:
             raise ValueError(f"image_size: expected a number of pixels, or (height, width), got {image_size!r}")
         height, width = image_size if isinstance(image_size, tuple | list) else (image_size, image_size)
-        size = natural("image_size", height, least=1), natural("image_size", width, least=1)
+        size = integer("image_size", height, least=1), integer("image_size", width, least=1)
     parts = [root / "train", root / "test"]
     if not all(part.is_dir() for part in parts):
         parts = [root]

@@ -11,13 +11,13 @@ The digits, their source, licence and split are described in DIGITS.md beside th
 
 from __future__ import annotations
 
-import difflib
 import os
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
+from minivit.arguments import nearest
 from minivit.data.dataset import Dataset
 from minivit.data.folder import load_folder
 from minivit.io import CheckpointError, read_arrays, read_idx
@@ -76,8 +76,8 @@ def load(
         return load_folder(name, image_size)
     if not isinstance(name, str) or os.sep in name or "/" in name:
         raise FileNotFoundError(f"data: there is no folder {os.fspath(name)!r}")
-    near = difflib.get_close_matches(name.lower().replace("-", "_"), names(), n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    near = nearest(name, names())
+    hint = f"did you mean {near!r}? " if near else ""
     known = ", ".join(names())
     raise ValueError(f"unknown data set {name!r}: {hint}there are {known}, and folders of images by their path")
 

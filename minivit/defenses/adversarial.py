@@ -28,14 +28,14 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from minivit.attacks import norms, pgd, validate
+from minivit.arguments import choice, integer, real
+from minivit.attacks import norms, pgd
 from minivit.attacks.pgd import step as pgd_step
 from minivit.attacks.victim import checked_together
 from minivit.autograd import Tensor, ops
 from minivit.backend import array_module, device_of, to_device
 from minivit.backend.random import hash_bits
 from minivit.data import Dataset
-from minivit.data.dataset import natural
 from minivit.nn import Module
 from minivit.nn.module import evaluating
 from minivit.train import History, TrainingInterrupted, fit
@@ -61,17 +61,17 @@ class AdversarialCrossEntropy:
 
     def __post_init__(self) -> None:
         """Refuses what no attack could be made of; what depends on the images, `adversarial_train` looks at."""
-        validate.choice("norm", self.norm, norms.NORMS)
-        validate.count("steps", self.steps)
-        validate.count("eps_warmup", self.eps_warmup, least=0)
-        lo, hi = validate.box(self.bounds)
-        if not 0 <= validate.real("eps", self.eps) <= (hi - lo if self.norm == "linf" else math.inf):
+        choice("norm", self.norm, norms.NORMS)
+        integer("steps", self.steps, least=1)
+        integer("eps_warmup", self.eps_warmup)
+        lo, hi = norms.box(self.bounds)
+        if not 0 <= real("eps", self.eps) <= (hi - lo if self.norm == "linf" else math.inf):
             most = f" to {hi - lo:g}, the range of a pixel" if self.norm == "linf" else ""
             raise ValueError(f"eps: expected a radius from 0{most}, got {self.eps:g}")
-        if self.step_size is not None and validate.real("step_size", self.step_size) <= 0:
+        if self.step_size is not None and real("step_size", self.step_size) <= 0:
             raise ValueError(f"step_size: expected a number above 0, got {self.step_size!r}")
         for name in ("natural_weight", "label_smoothing"):
-            if not 0 <= validate.real(name, getattr(self, name)) < 1:
+            if not 0 <= real(name, getattr(self, name)) < 1:
                 raise ValueError(f"{name}: expected a number in [0, 1), got {getattr(self, name)!r}")
 
     def __call__(
@@ -157,9 +157,9 @@ def adversarial_train(
         raise TypeError(f"model: expected an mv.nn.Module, which has parameters to train, got {type(model).__name__}")
     if not isinstance(train, Dataset) or len(train) == 0:
         raise TypeError("train: expected a Dataset with images; mv.data.Dataset(images, labels)")
-    if not 0 <= validate.real("natural_weight", natural_weight) < 1:
+    if not 0 <= real("natural_weight", natural_weight) < 1:
         raise ValueError(f"natural_weight: expected a number in [0, 1), got {natural_weight!r}; for 1 there is mv.train.fit")
-    if not 0 <= validate.real("eps_warmup", eps_warmup) <= natural("epochs", epochs, least=1):
+    if not 0 <= real("eps_warmup", eps_warmup) <= integer("epochs", epochs, least=1):
         raise ValueError(f"eps_warmup: expected epochs, from 0 to {epochs}, got {eps_warmup!r}")
     if "objective" in fit_options:
         raise TypeError("objective: is what adversarial_train chooses; call mv.train.fit for one of your own")
@@ -172,7 +172,7 @@ def adversarial_train(
     learned_from = len(train) - round(len(train) * validation)
     objective = AdversarialCrossEntropy(
         eps=float(eps), norm=norm, steps=steps, step_size=step_size, natural_weight=natural_weight,
-        eps_warmup=round(eps_warmup * math.ceil(learned_from / natural("batch_size", batch_size, least=1))),
+        eps_warmup=round(eps_warmup * math.ceil(learned_from / integer("batch_size", batch_size, least=1))),
         label_smoothing=label_smoothing, seed=seed,
     )  # fmt: skip
     hardened = copy.deepcopy(model)

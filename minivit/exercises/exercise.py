@@ -8,7 +8,6 @@ The file runs as it stands: it is the solution. What a student gets (`Exercise.s
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib
 import pkgutil
 import re
@@ -17,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+from minivit.arguments import meant
 from minivit.exercises.checks import Check
 from minivit.exercises.marks import BEGIN, END, MARKER, split
 
@@ -107,9 +107,7 @@ def find(name: str) -> Exercise:
         ValueError: there is none; the message lists them.
     """
     if name not in _files():
-        near = difflib.get_close_matches(str(name), names(), 1)
-        guess = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(names())}"
-        raise ValueError(f"there is no exercise {name!r}{guess}")
+        raise ValueError(f"there is no exercise {name!r}; {meant(name, names())}")
     number, file = _files()[name]
     module = importlib.import_module(f"minivit.exercises.{file}")
     text = (FOLDER / f"{file}.py").read_text(encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import html
 import inspect
 import textwrap
@@ -13,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from minivit.arguments import integer, nearest
 from minivit.checking import Finding
-from minivit.data.dataset import natural
 from minivit.exercises.checks import Check, Functions, NotDoneYet, Raised
 from minivit.exercises.exercise import Exercise
 from minivit.exercises.traces import explain_exception
@@ -133,7 +132,7 @@ def run_checks(
     A check that meets a stub is "not done yet", and the next one is run. `all_of_them`: goes on after a failure, too.
     `only`: the functions to check; the others may be needed by their checks.
     """
-    seed = natural("seed", seed)
+    seed = integer("seed", seed)
     result = Result(exercise.name)
     for check in exercise.checks:
         if only is not None and check.function not in only:
@@ -149,8 +148,8 @@ def _misfit(exercise: Exercise, check: Check, functions: Functions) -> Outcome |
     signature = inspect.signature(getattr(exercise.module, check.function))
     came = functions.get(check.function)
     if not callable(came):
-        near = difflib.get_close_matches(check.function, functions, 1)
-        message = f"there is no function {check.function}" + (f"; there is {near[0]}: keep the names" if near else "")
+        near = nearest(check.function, functions)
+        message = f"there is no function {check.function}" + (f"; there is {near}: keep the names" if near else "")
         if came is not None:
             message = f"{check.function} is not a function but of type {type(came).__name__}; was the name used twice?"
         return Outcome(check.title, check.function, WRONG, [Finding("missing_function", message, {})], message)

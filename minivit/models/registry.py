@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Any
 
+from minivit.arguments import meant
 from minivit.models.vit import ViT, ViTConfig
 
 # width D, depth L, heads h; the MLP is 4 D wide (lecture, "ViT Models", for base, large and huge)
@@ -35,9 +35,7 @@ def names() -> list[str]:
 def config(name: str, **changes: Any) -> ViTConfig:
     """The settings of a named model, with changes by field name."""
     if name not in names():
-        near = get_close_matches(name, names(), 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names())}"
-        raise ValueError(f"unknown model {name!r}; {hint}")
+        raise ValueError(f"unknown model {name!r}; {meant(name, names())}")
     _, size, patch, image = name.split("_")
     width, depth, heads = SIZES[size]
     settings: dict[str, Any] = {

@@ -8,11 +8,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 
+from minivit.arguments import meant
 from minivit.autograd import ops
 from minivit.autograd.shares import in_shares
 from minivit.backend import kernels_on_cpu
@@ -84,9 +84,7 @@ class ViTConfig:
         known = [f.name for f in fields(cls)]
         for name in options:
             if name not in known:
-                near = get_close_matches(name, known, 1)
-                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-                raise TypeError(f"ViT: unknown option {name!r}; {hint}")
+                raise TypeError(f"ViT: unknown option {name!r}; {meant(name, known)}")
         return cls(**options)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from minivit.arguments import integer
 from minivit.autograd import Tensor, ops
 from minivit.backend import array_module, random
 from minivit.nn import init
@@ -33,10 +34,8 @@ class Linear(Module):
         parts: int = 1,
     ) -> None:
         super().__init__()
-        for label, n in (("in_features", in_features), ("out_features", out_features)):
-            if not isinstance(n, int | np.integer) or n < 1:
-                raise ValueError(f"{label}: expected an integer of at least 1, got {n!r}")
-        self.weight = Parameter(init.xavier_uniform((in_features, out_features), seed, name, parts), copy=False)
+        shape = integer("in_features", in_features, least=1), integer("out_features", out_features, least=1)
+        self.weight = Parameter(init.xavier_uniform(shape, seed, name, parts), copy=False)
         self.bias = Parameter(np.zeros(out_features, np.float32)) if bias else None
 
     def forward(self, x: Any) -> Any:

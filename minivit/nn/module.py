@@ -17,11 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 
+from minivit.arguments import nearest
 from minivit.autograd import Tensor
 from minivit.autograd.tensor import DRAWS_DIFFER, mode
 from minivit.backend import is_array, to_device, to_numpy
@@ -183,8 +183,8 @@ class Module:
         own = dict(self.named_parameters())
         problems = []
         for name in own.keys() - state.keys():
-            near = get_close_matches(name, state.keys() - own.keys(), 1)
-            problems.append(f"{name} {own[name].shape} is missing" + (f" (is it {near[0]!r}?)" if near else ""))
+            near = nearest(name, state.keys() - own.keys())
+            problems.append(f"{name} {own[name].shape} is missing" + (f" (is it {near!r}?)" if near else ""))
         problems += [f"{name} {np.shape(state[name])} is not a parameter" for name in state.keys() - own.keys()]
         values = {}
         for name in own.keys() & state.keys():

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from minivit.arguments import integer
 from minivit.autograd import no_grad, ops
 from minivit.backend import to_device, to_numpy
-from minivit.data.dataset import Dataset, check_classes, natural
+from minivit.data.dataset import Dataset, check_classes
 from minivit.nn.module import evaluating
 
 
@@ -21,7 +22,7 @@ def predict(model: Callable[..., Any], images: np.ndarray, batch_size: int = 256
         images: as the model takes them; n may be 0.
         batch_size: how many at a time.
     """
-    natural("batch_size", batch_size, least=1)
+    integer("batch_size", batch_size, least=1)
     n = len(images)
     with evaluating(model), no_grad():
         if n == 0:  # one black image says how many classes there are

@@ -25,11 +25,12 @@ from typing import Any
 
 import numpy as np
 
+from minivit.arguments import integer
 from minivit.autograd import Tensor, anomaly, autocast, ops
 from minivit.backend import array_module, device_of, to_device, to_floats
 from minivit.data import Dataset, batches
 from minivit.data import shift as shift_images
-from minivit.data.dataset import check_classes, natural
+from minivit.data.dataset import check_classes
 from minivit.models import ViT
 from minivit.nn import Module
 from minivit.nn.module import set_step
@@ -142,8 +143,8 @@ def fit(
     learned_from, held_back = _divided(train, validation, seed)
     objective = objective or CrossEntropy(label_smoothing)
     settings = {
-        "epochs": natural("epochs", epochs, least=1), "seed": natural("seed", seed),
-        "batch_size": natural("batch_size", batch_size, least=1), "lr": float(lr), "optimizer": optimizer,
+        "epochs": integer("epochs", epochs, least=1), "seed": integer("seed", seed),
+        "batch_size": integer("batch_size", batch_size, least=1), "lr": float(lr), "optimizer": optimizer,
         "weight_decay": float(weight_decay), "warmup": warmup, "clip_norm": clip_norm, "shift": shift, "ema": ema,
         "validation": validation, "keep": keep, "precision": precision,
         "objective": _describe_objective(objective),
@@ -159,7 +160,7 @@ def fit(
     if run_dir is not None:
         data = {"train": describe_data(train), "test": describe_data(test)}
         config = {"training": settings, "model": describe_model(model), "data": data, "about": dict(about or {})}
-        run = Run(run_dir, config, resume=resume is not None)
+        run = Run(run_dir, config, resume is not None, how_to_resume)
         if resume is None or not run.restore(now.restore):
             _save(run, now)  # proves that it can be done, before any work is done
     steps_per_epoch = math.ceil(len(learned_from) / batch_size)
@@ -414,8 +415,7 @@ def _farewell(now: _Training, epoch: int, total: int, run: Run | None, how_to_re
     done = f"stopped in epoch {epoch + 1}, after step {now.step} of {total}; the model has the weights of that step"
     if run is None:
         return f"{done}. Nothing is on disk: give fit a run_dir to be able to go on"
-    how = how_to_resume or f"mv.train.fit(model, train, test, ..., resume={str(run.path)!r}) and otherwise the same arguments"
-    return f"{done}, and they are saved. To go on: {how}"
+    return f"{done}, and they are saved. To go on: {run.how_to_resume}"
 
 
 def _describe_objective(objective: Any) -> dict[str, Any]:
@@ -444,7 +444,7 @@ def _check_settings(
         raise ValueError("label_smoothing: belongs to the ordinary objective; smooth in the one you give")
     if not checkpoint_every >= 0:
         raise ValueError(f"checkpoint_every: expected seconds, 0 or more, got {checkpoint_every!r}")
-    natural("shift", shift)
+    integer("shift", shift)
 
 
 def _divided(train: Dataset, validation: float, seed: int) -> tuple[Dataset, Dataset | None]:

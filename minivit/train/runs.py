@@ -8,12 +8,13 @@
 
 A checkpoint is everything that the next step depends on: parameters, the optimizer's moments, the average of weights,
 and how far training has come. There is no state of random generators in it, since all randomness is counted
-(`backend/random.py`): a step's is a function of (seed, step). Each file is written whole or not at all (`io.py`), and
+(`backend/random.py`): a step's is a function of (seed, step). Each file is written whole or not at all (`io/files.py`), and
 the one before stays until the new one is complete.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import warnings
@@ -39,29 +40,30 @@ class Run:
         path: the folder; made if need be.
         config: the settings as plain data. Its part "about" is recorded, everything else must agree on resuming.
         resume: go on with what is in the folder; otherwise a folder that holds a run is refused.
+        how_to_resume: what to write to go on with it, for messages.
 
     Raises:
-        FileExistsError: if there is a run already and it is not to be resumed.
+        FileExistsError: if there is a run already and it is not to be resumed, or a file that a run would overwrite.
         FileNotFoundError: if there is none to resume.
         ValueError: if it is to be resumed with other settings, naming them.
         OSError: if the folder cannot be written to.
     """
 
-    def __init__(self, path: str | os.PathLike[str], config: dict[str, Any], resume: bool = False) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], config: dict[str, Any], resume: bool = False, how_to_resume: str | None = None
+    ) -> None:
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "metrics.jsonl"
-        there = self.metrics.exists() or bool(self._saved())
-        strange = next((name for name in ("config.json", "model.safetensors") if (self.path / name).exists()), None)
-        if strange == "config.json" and self._began_here():
-            strange = None
+        again = f"mv.train.fit(model, train, test, ..., resume={str(path)!r}) and otherwise the same arguments"
+        self.how_to_resume = how_to_resume or again
         if resume:
             self._compare(config)
-        elif strange and not there:
+        elif self.metrics.exists() or self._saved():
+            raise FileExistsError(f"run_dir: {self.path} already holds a run; choose another folder, or go on with it: "
+                                  f"{self.how_to_resume}")
+        elif strange := self._not_ours():
             raise FileExistsError(f"run_dir: {self.path} holds a {strange} that is no training's, and it would be overwritten; "
-                                  "choose another folder")
-        elif there:
-            raise FileExistsError(f"run_dir: {self.path} already holds a run; go on with resume={str(self.path)!r}, or "
                                   "choose another folder")
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -128,13 +130,15 @@ class Run:
     def _saved(self) -> list[Path]:
         return sorted(self.checkpoints.glob("step-*.safetensors"))
 
-    def _began_here(self) -> bool:
-        """Whether there are settings of a training, and no more, as where its first checkpoint could not be written."""
-        try:
-            settings = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return False
-        return isinstance(settings, dict) and "training" in settings and not (self.path / "model.safetensors").exists()
+    def _not_ours(self) -> str | None:
+        """A file that a new run would overwrite; not the settings of one whose first checkpoint could not be written."""
+        there = [name for name in ("model.safetensors", "config.json") if (self.path / name).exists()]
+        if there == ["config.json"]:
+            with contextlib.suppress(OSError, ValueError, RecursionError):
+                settings = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+                if isinstance(settings, dict) and "training" in settings:
+                    return None
+        return there[0] if there else None
 
     def _compare(self, config: dict[str, Any]) -> None:
         path = self.path / "config.json"

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from minivit.arguments import integer
 from minivit.attacks import norms
 from minivit.attacks.victim import home, logits_of
 from minivit.autograd import ops
@@ -22,7 +23,6 @@ from minivit.viz.style import (
     new_figure,
     percent,
     picture,
-    positive,
     radius,
     shortened,
     show_image,
@@ -55,7 +55,7 @@ def adversarial(
         raise ValueError(f"result: its x_adv has shape {attacked.shape}, x has {images.shape}; give the x that was attacked")
     if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
         raise ValueError(f"y: expected {len(images)} integer labels, one per image, got {labels.dtype} of shape {labels.shape}")
-    n = min(positive("limit", limit), len(images))
+    n = min(integer("limit", limit, least=1), len(images))
     total = len(images)
     images, attacked, labels = images[:n], attacked[:n], labels[:n]
     before, sure_before, count = _answers(model, images)

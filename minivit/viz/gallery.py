@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from minivit.viz.style import AMOUNT, as_array, literal, new_figure, picture, positive, shortened, show_image, some_images
+from minivit.arguments import integer
+from minivit.viz.style import AMOUNT, as_array, literal, new_figure, picture, shortened, show_image, some_images
 
 
 @picture
@@ -20,7 +21,7 @@ def images(dataset: Any, limit: int = 24) -> Any:
             for a mixture.
         limit: how many at most.
     """
-    shown = some_images(dataset.images[: positive("limit", limit)], "dataset.images")
+    shown = some_images(dataset.images[: integer("limit", limit, least=1)], "dataset.images")
     n = len(shown)
     across = min(n, 8 if n > 12 else max(4, math.ceil(n / 2)))
     down = -(-n // across)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from minivit.arguments import integer
 from minivit.autograd import ops
-from minivit.viz.style import BLACK, VERMILION, YELLOW, new_figure, one_image, picture, positive, show_image
+from minivit.viz.style import BLACK, VERMILION, YELLOW, new_figure, one_image, picture, show_image
 
 SHOWN = 32  # so many patches of the sequence are drawn; of a longer one the first, and the last
 
@@ -22,7 +23,7 @@ def patches(image: Any, patch_size: int) -> Any:
         The matplotlib figure.
     """
     image = one_image(image)
-    P = positive("patch_size", patch_size)
+    P = integer("patch_size", patch_size, least=1)
     H, W, C = image.shape
     if H % P or W % P:
         raise ValueError(f"patch_size {P} does not divide the image size {H}×{W}; choose a divisor of both, or crop the image")

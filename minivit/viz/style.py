@@ -168,9 +168,3 @@ def some_images(images: Any, name: str) -> np.ndarray:
     if low < -1e-5 or high > 1 + 1e-5:
         raise ValueError(f"{name}: expected pixels in [0, 1], got values from {low:g} to {high:g}")
     return array
-
-
-def positive(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name}: expected a positive integer, got {value!r}")
-    return int(value)

@@ -45,7 +45,7 @@ SHARED = {  # name -> (what is given instead, error, what its text says)
     "bounds reversed": ({"bounds": (1, 0)}, ValueError, r"bounds: expected lo < hi, got \(1.0, 0.0\)"),
     "bounds NaN": ({"bounds": (0, float("nan"))}, ValueError, "bounds: expected lo < hi"),
     "bounds a number": ({"bounds": 1}, ValueError, "bounds: expected two numbers"),
-    "batch size": ({"batch_size": 0}, ValueError, "batch_size: expected at least 1, got 0"),
+    "batch size": ({"batch_size": 0}, ValueError, "batch_size: expected an integer of at least 1, got 0"),
     "probability model": ({"model": lambda x: x.numpy()}, TypeError, "model: returned ndarray, expected a Tensor of logits"),
     "logits of one column": ({"model": lambda x: MODEL(x)[:, :1]}, ValueError, r"model: returned shape \(1, 1\) for 1 images"),
     "logits without batch": ({"model": lambda x: MODEL(x)[0]}, ValueError, r"model: returned shape \(3,\)"),
@@ -56,11 +56,11 @@ SHARED = {  # name -> (what is given instead, error, what its text says)
     ),
 }
 ITERATED = {
-    "no steps": ({"steps": 0}, ValueError, "steps: expected at least 1, got 0"),
+    "no steps": ({"steps": 0}, ValueError, "steps: expected an integer of at least 1, got 0"),
     "steps a float": ({"steps": 10.0}, TypeError, "steps: expected an integer, got 10.0"),
     "steps a bool": ({"steps": True}, TypeError, "steps: expected an integer, got True"),
     "negative step": ({"step_size": -0.1}, ValueError, "step_size: expected a length >= 0, got -0.1"),
-    "no restarts": ({"restarts": 0}, ValueError, "restarts: expected at least 1"),
+    "no restarts": ({"restarts": 0}, ValueError, "restarts: expected an integer of at least 1"),
     "keep": ({"keep": "first"}, ValueError, "keep: got 'first', expected one of 'best', 'last'"),
     "seed": ({"seed": 0.5}, TypeError, "seed is 0.5"),
     "index too short": ({"index": [0, 1]}, ValueError, r"index: expected 4 integers .* got int64 of shape \(2,\)"),

@@ -143,7 +143,7 @@ def test_repr_is_a_table():
         ({"eps": [0, 8]}, ValueError, "eps: got 8, beyond"),
         ({"eps": [0.1, -0.1]}, ValueError, "eps: expected a radius >= 0"),
         ({"norm": "l3"}, ValueError, "norm: got 'l3'"),
-        ({"limit": 0}, ValueError, "limit: expected at least 1"),
+        ({"limit": 0}, ValueError, "limit: expected an integer of at least 1"),
         ({"dataset": (X[:0], Y[:0])}, ValueError, "dataset: it has no images"),
         ({"targets": Y}, ValueError, "targets: robust accuracy is about any wrong answer"),
         ({"dataset": (X, Y + 3), "eps": 0}, ValueError, "y: image . has label"),

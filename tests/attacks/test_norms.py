@@ -250,5 +250,5 @@ def test_a_center_outside_the_box_and_a_box_turned_round_are_refused(norm):
     x = np.full((1, 4), -2.0)
     with pytest.raises(ValueError, match=r"x: its values range from .*-2.* outside bounds=\(0\.0, 1\.0\)"):
         project(x + 0.05, x, 0.1, norm)
-    with pytest.raises(ValueError, match=r"bounds: expected lo < hi, got \(1, 0\)"):
+    with pytest.raises(ValueError, match=r"bounds: expected lo < hi, got \(1.0, 0.0\)"):
         project(x + 2.4, x + 2.5, 0.2, norm, bounds=(1, 0))

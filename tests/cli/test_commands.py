@@ -285,7 +285,7 @@ def test_another_commands_run_is_left_alone(tmp_path, capsys):
     assert main(["demo", "--resume", str(run)]) == 2
     assert "was not written by `minivit demo`" in capsys.readouterr().err
     assert main(["train", *TINY, "--run-dir", str(run)]) == 2
-    assert f"go on with `minivit train --resume {run}`" in capsys.readouterr().err
+    assert f"choose another folder, or go on with it: minivit train --resume {run}" in capsys.readouterr().err
     assert main(["demo", "--run-dir", str(run)]) == 2
     assert "already holds a run; choose another folder" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before

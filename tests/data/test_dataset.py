@@ -151,9 +151,9 @@ def test_another_seed_is_another_split_and_another_order():
     assert len(set(splits)) == len(set(orders)) == 5
     assert all(sorted(order) == list(range(100)) for order in orders)
     assert orders[2] == tuple(which(data.shuffled(2), 100))
-    with pytest.raises(ValueError, match="seed must be an integer from 0"):
+    with pytest.raises(ValueError, match="seed: expected an integer of at least 0"):
         data.shuffled(-1)
-    with pytest.raises(TypeError, match="seed must be an integer, not 1.5"):
+    with pytest.raises(TypeError, match="seed: expected an integer, got 1.5"):
         data.shuffled(1.5)
 
 

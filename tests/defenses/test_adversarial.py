@@ -167,7 +167,7 @@ def test_a_step_waits_for_a_gpu_twice(standin, data):
     ({"steps": 0}, "steps"), ({"step_size": -1}, "step_size"), ({"natural_weight": 1}, "natural_weight"),
     ({"eps_warmup": 11}, "eps_warmup"), ({"objective": print}, "objective"), ({"batch_size": 0}, "batch_size"),
     ({"epoch": 3}, "epoch"), ({"natural_weight": "a"}, "natural_weight: expected a number"),
-    ({"eps_warmup": "2"}, "eps_warmup: expected a number"), ({"epochs": 2.5}, "epochs must be an integer"),
+    ({"eps_warmup": "2"}, "eps_warmup: expected a number"), ({"epochs": 2.5}, "epochs: expected an integer"),
 ])
 def test_bad_arguments(data, options, message):
     with pytest.raises((ValueError, TypeError), match=message):

@@ -34,7 +34,7 @@ def test_hints_get_stronger_with_attempts():
 
 
 def test_a_seed_that_is_none():
-    with pytest.raises(TypeError, match="seed must be an integer"):
+    with pytest.raises(TypeError, match="seed: expected an integer"):
         mv.exercises.check("product", product_backward, seed="7")
 
 

@@ -95,7 +95,7 @@ def test_mlp_drops_its_result():
 
 @pytest.mark.parametrize("sizes", [(0, 3), (3, -1), (2.5, 3), (3, "4")])
 def test_linear_refuses_other_widths(sizes):
-    with pytest.raises(ValueError, match="(in|out)_features: expected an integer of at least 1, got"):
+    with pytest.raises((ValueError, TypeError), match="(in|out)_features: expected an integer( of at least 1)?, got"):
         Linear(*sizes)
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib.util import find_spec
 
+from minivit.arguments import meant
 from minivit.backend import kernels_on_cpu
 from minivit.bench.peers import autograd_vit, mygrad_vit, own, torch_attacks, torch_vit
 from minivit.bench.rows import Candidate, Problem
@@ -49,9 +49,7 @@ def choose(names: Sequence[str] | None) -> list[str]:
         return installed()
     for name in names:
         if name not in PEERS:
-            near = get_close_matches(name, PEERS, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(PEERS)}"
-            raise ValueError(f"unknown peer {name!r}; {hint}")
+            raise ValueError(f"unknown peer {name!r}; {meant(name, PEERS)}")
         missing = [module for module in PEERS[name].imports if not find_spec(module)]
         if missing:
             raise ImportError(f"peer {name!r} needs {' and '.join(missing)}, not installed here: pip install 'minivit[bench]'")
