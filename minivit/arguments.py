@@ -63,5 +63,5 @@ def nearest(value: Any, known: Iterable[str]) -> str | None:
     from difflib import get_close_matches
 
     plain = {name.lower().replace("-", "_"): name for name in known}
-    found = get_close_matches(str(value).lower().replace("-", "_").lstrip("_"), plain, 1, cutoff=0.5)
+    found = get_close_matches(str(value).lower().replace("-", "_").lstrip("_"), plain, 1)
     return plain[found[0]] if found else None

@@ -1,4 +1,4 @@
-"""Is the attack asked for a meaningful one? Every check of an argument, in one place.
+"""Is the attack asked for a meaningful one? What all attacks are given, checked in one place.
 
 An attack takes almost anything without complaint and then reports a robust model: eps on the 0-255 scale, images
 outside the bounds, labels of another order. So each doubt is an error here, which names the argument, says what came,

@@ -72,7 +72,7 @@ def gradcheck(
 
     whole = vjp is None and modules.is_module(f)
     problem = None if whole else _problem(f, inputs, vjp, order)
-    _check_options(order, seed, rtol, max_elements)
+    seed, max_elements = _check_options(order, seed, rtol, max_elements)
     before, mode.recording = mode.recording, True  # also when called within no_grad
     try:
         with np.errstate(all="ignore"):  # what overflows or divides by zero is found in the numbers
@@ -134,13 +134,12 @@ def _problem(f: Any, inputs: tuple[Any, ...], vjp: Any, order: int) -> Problem:
     return HandWritten(f, vjp, arguments).without_numbers(inputs)
 
 
-def _check_options(order: Any, seed: Any, rtol: Any, max_elements: Any) -> None:
+def _check_options(order: Any, seed: Any, rtol: Any, max_elements: Any) -> tuple[int, int]:
     if isinstance(order, bool) or order not in (1, 2, 3):
         raise ValueError(f"order: expected 1, 2 or 3, got {order!r}")
-    integer("seed", seed)
-    integer("max_elements", max_elements, least=1)
     if isinstance(rtol, bool) or not isinstance(rtol, int | float | np.number) or not 0 < rtol < 1:
         raise ValueError(f"rtol: expected a number between 0 and 1, got {rtol!r}")
+    return integer("seed", seed), integer("max_elements", max_elements, least=1)
 
 
 # ---- one order ----

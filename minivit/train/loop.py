@@ -120,7 +120,7 @@ def fit(
         checkpoint_every: seconds of work to be lost at most; 0 writes a checkpoint after every step.
         progress: a bar on stderr, or a line per epoch where stderr is no terminal.
         about: plain data to record in config.json.
-        how_to_resume: the command to be named after Ctrl-C.
+        how_to_resume: what messages say to go on with a run, after Ctrl-C for example.
 
     Returns:
         History: one row per epoch, those before a resume included.
@@ -444,7 +444,7 @@ def _check_settings(
         raise ValueError("label_smoothing: belongs to the ordinary objective; smooth in the one you give")
     if not checkpoint_every >= 0:
         raise ValueError(f"checkpoint_every: expected seconds, 0 or more, got {checkpoint_every!r}")
-    integer("shift", shift)
+    integer("shift", int(shift) if isinstance(shift, bool) else shift)  # False: none
 
 
 def _divided(train: Dataset, validation: float, seed: int) -> tuple[Dataset, Dataset | None]:

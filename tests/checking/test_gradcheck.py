@@ -445,3 +445,8 @@ def test_kinks_among_the_elements_do_not_hide_the_cause():
     with pytest.raises(mv.GradcheckError) as caught:
         mv.gradcheck(_relu, np.array([0.0, 1.0, -1.0, 2.0, 0.7]), vjp=lambda g, x: 2 * g * (x > 0))
     assert caught.value.report.findings[0].code == "constant_factor"
+
+
+def test_a_seed_may_be_of_any_integer_type():
+    reports = [mv.gradcheck(mv.ops.exp, np.ones(3), seed=seed) for seed in (3, np.int64(3), np.array(3))]
+    assert [report.verdict for report in reports] == ["right"] * 3

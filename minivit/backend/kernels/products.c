@@ -170,12 +170,12 @@ ONE_COPY transpose(size rows, size n, const float *x, size stride, float factor,
 
 // Chosen by trying, on a processor with 48 KB of first and 2 MB of second cache, and where vectors are of eight, on one of
 // AMD's with 32 and 512 KB.
-#define DEPTH 400             // of the sums, at most, between two additions to C: A's and B's blocks are then in the second cache
+#define DEPTH 400             // of the sums, at most, between two additions to C: A's block and a panel of B are then in the second cache
 #define FAR (WIDTH == 16 ? 300 : 50)  // numbers between two columns of a transpose, from which on copying it pays
-#define ACROSS (WIDTH == 16 ? 384 : 3072)  // columns of B's block
+#define ACROSS (WIDTH == 16 ? 384 : 3072)  // columns of B's block; A is copied once for each
 #define LONG (WIDTH == 8 ? 128 : 1LL << 62)  // a row of C, from which on copying A's rows pays
 #define DOWN 96               // rows of A's block, often in as many pages: the places of so many are kept at hand (TLB)
-#define FEW 32                // rows: with fewer, copying B takes longer than what it gains
+#define FEW (WIDTH == 8 ? 16 : 32)  // rows: with fewer, copying B takes longer than what it gains
 
 typedef float eight __attribute__((vector_size(32), aligned(4), may_alias));
 
