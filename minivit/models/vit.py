@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -207,6 +207,20 @@ class ViT(Module):
         if parts is not None:
             parts["pooled"] = pooled
         return self.head(pooled)
+
+    def reset_classifier(self, num_classes: int, seed: int | None = 0) -> None:
+        """A fresh head for other classes, as fine-tuning begins (Dosovitskiy et al. 2021, section 3.2); all else is kept.
+
+        Args:
+            num_classes: how many. The names of the former ones, `classes`, are forgotten.
+            seed: for the head's weights; None leaves zeros, as the paper does.
+
+        Raises:
+            ValueError: if `num_classes` is not a positive integer; the model is unchanged then.
+        """
+        config = replace(self.config, num_classes=num_classes)
+        head = Linear(config.embed_dim, num_classes, seed=seed, name="head").to(self.device, self.dtype)
+        self.config, self.head, self.classes = config, head, None
 
     def describe(self) -> str:
         c, size = self.config, self.patch_embed.image_size

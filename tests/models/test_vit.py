@@ -450,3 +450,34 @@ def test_intermediates_and_maps_on_a_device(standin, monkeypatch):
         assert type(b) is np.ndarray
         np.testing.assert_allclose(a, b, rtol=1e-6)
     assert mv.models.count_macs(model, (12, 8, 3)) == mv.models.count_macs(model.to("cpu"), (12, 8, 3))
+
+
+# ---- fine-tuning ----
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_another_head_keeps_the_rest_and_can_be_saved(dtype, tmp_path):
+    model = small().to(dtype=dtype).eval()
+    model.classes = tuple("abcdefghij"[: model.config.num_classes])
+    before, x = model.state_dict(), pictures(dtype=dtype)
+    pooled = model(x, intermediates=True)[1]["pooled"].numpy()
+    model.reset_classifier(3, seed=5)
+    head = mv.nn.Linear(model.config.embed_dim, 3, seed=5, name="head").to(dtype=dtype)
+    assert model.dtype == dtype and model.config.num_classes == 3 and model.classes is None
+    for name, p in model.state_dict().items():
+        np.testing.assert_array_equal(p, head.state_dict()[name[5:]] if name.startswith("head.") else before[name])
+    np.testing.assert_allclose(model(x).numpy(), pooled @ head.weight.numpy() + head.bias.numpy(), rtol=1e-5, atol=1e-6)
+    mv.models.save(model, tmp_path / "m.safetensors")
+    again = mv.models.load(tmp_path / "m.safetensors")
+    np.testing.assert_array_equal(again(x).numpy(), model(x).numpy())
+
+
+def test_a_head_of_zeros_and_one_of_no_classes():
+    model = small()
+    model.reset_classifier(2, seed=None)
+    assert not model.head.weight.numpy().any() and not model(pictures()).numpy().any()
+    for wrong in (0, -1, 2.5, "3", True):
+        head, config = model.head, model.config
+        with pytest.raises((ValueError, TypeError), match="num_classes"):
+            model.reset_classifier(wrong)
+        assert model.head is head and model.config is config
