@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ def real(name: str, value: Any) -> float:
     return number
 
 
-def choice(name: str, value: Any, known: Iterable[str]) -> str:
+def choice(name: str, value: Any, known: Collection[str]) -> str:
     """`value` if it is among the known names."""
     if isinstance(value, str) and value in known:
         return value
@@ -52,13 +52,13 @@ def choice(name: str, value: Any, known: Iterable[str]) -> str:
                      + (f"; did you mean {near!r}?" if near else ""))
 
 
-def meant(value: Any, known: Iterable[str]) -> str:
+def meant(value: Any, known: Collection[str]) -> str:
     """The end of a message about an unknown name: did you mean 'x'? or, where nothing is near, what there is."""
     near = nearest(value, known)
     return f"did you mean {near!r}?" if near else f"there are {', '.join(known)}"
 
 
-def nearest(value: Any, known: Iterable[str]) -> str | None:
+def nearest(value: Any, known: Collection[str]) -> str | None:
     """The name most like `value`, capitals, dashes and underscores in front aside; None if none is."""
     from difflib import get_close_matches
 
