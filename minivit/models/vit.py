@@ -219,7 +219,8 @@ class ViT(Module):
             ValueError: if `num_classes` is not a positive integer; the model is unchanged then.
         """
         config = replace(self.config, num_classes=num_classes)
-        head = Linear(config.embed_dim, num_classes, seed=seed, name="head").to(self.device, self.dtype)
+        head = Linear(config.embed_dim, num_classes, seed=seed, name="head")
+        head.to(self.device, self.dtype)
         self.config, self.head, self.classes = config, head, None
 
     def describe(self) -> str:

@@ -463,7 +463,9 @@ def test_another_head_keeps_the_rest_and_can_be_saved(dtype, tmp_path):
     pooled = model(x, intermediates=True)[1]["pooled"].numpy()
     model.reset_classifier(3, seed=5)
     head = mv.nn.Linear(model.config.embed_dim, 3, seed=5, name="head").to(dtype=dtype)
-    assert model.dtype == dtype and model.config.num_classes == 3 and model.classes is None
+    assert model.dtype == dtype
+    assert model.config.num_classes == 3
+    assert model.classes is None
     for name, p in model.state_dict().items():
         np.testing.assert_array_equal(p, head.state_dict()[name[5:]] if name.startswith("head.") else before[name])
     np.testing.assert_allclose(model(x).numpy(), pooled @ head.weight.numpy() + head.bias.numpy(), rtol=1e-5, atol=1e-6)
@@ -475,9 +477,11 @@ def test_another_head_keeps_the_rest_and_can_be_saved(dtype, tmp_path):
 def test_a_head_of_zeros_and_one_of_no_classes():
     model = small()
     model.reset_classifier(2, seed=None)
-    assert not model.head.weight.numpy().any() and not model(pictures()).numpy().any()
+    assert not model.head.weight.numpy().any()
+    assert not model(pictures()).numpy().any()
     for wrong in (0, -1, 2.5, "3", True):
         head, config = model.head, model.config
         with pytest.raises((ValueError, TypeError), match="num_classes"):
             model.reset_classifier(wrong)
-        assert model.head is head and model.config is config
+        assert model.head is head
+        assert model.config is config
