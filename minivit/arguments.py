@@ -59,7 +59,7 @@ def meant(value: Any, known: Collection[str]) -> str:
 
 
 def nearest(value: Any, known: Collection[str]) -> str | None:
-    """The name most like `value`, capitals, dashes and underscores in front aside; None if none is."""
+    """The name most like `value`, whether in capitals, with dashes for underscores, or with one in front; None if none is."""
     from difflib import get_close_matches
 
     plain = {name.lower().replace("-", "_"): name for name in known}

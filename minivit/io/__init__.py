@@ -14,7 +14,8 @@ Formats: safetensors (https://github.com/huggingface/safetensors, "Format"): an 
 bytes of the arrays end to end; `.npz` (numpy.lib.format): a zip of `.npy` files; idx (Y. LeCun, C. Cortes, C. Burges,
 the MNIST page): a magic number, the dimensions, the bytes; JSON lines: one record a line, for metrics.
 
-Read `files.py` (the first promise), `arrays.py` with `safetensors.py` and `npz.py`, `idx.py`, `records.py`.
+Read `files.py` (the first promise), `claims.py` (the second), `arrays.py` with `safetensors.py` and `npz.py`, `idx.py`,
+`records.py`.
 """
 
 from minivit.io.arrays import read_arrays, write_arrays

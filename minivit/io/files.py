@@ -1,4 +1,4 @@
-"""A file is written whole or not at all, and says what is wrong with it when it is read."""
+"""Writing a file whole or not at all, and the error for one that is found damaged."""
 
 from __future__ import annotations
 

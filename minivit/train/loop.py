@@ -444,7 +444,7 @@ def _check_settings(
         raise ValueError("label_smoothing: belongs to the ordinary objective; smooth in the one you give")
     if not checkpoint_every >= 0:
         raise ValueError(f"checkpoint_every: expected seconds, 0 or more, got {checkpoint_every!r}")
-    integer("shift", int(shift) if isinstance(shift, bool) else shift)  # False: none
+    integer("shift", shift)
 
 
 def _divided(train: Dataset, validation: float, seed: int) -> tuple[Dataset, Dataset | None]:

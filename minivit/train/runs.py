@@ -119,12 +119,15 @@ class Run:
 
     def save_model(self, model: Module) -> None:
         """model.safetensors: with its settings where the model has a name, so that `mv.models.load` can rebuild it."""
-        from minivit.models import save
+        from minivit.models import ViT, save
 
         path = self.path / "model.safetensors"
         try:
             save(model, path)
-        except TypeError:  # a module of somebody's own
+        except TypeError as error:  # a module of somebody's own, or a ViT with other parts
+            if isinstance(model, ViT):
+                warnings.warn(f"{path} has the arrays alone: {error}. For a head of other classes there is "
+                              "model.reset_classifier, before training", stacklevel=3)
             write_arrays(path, model.state_dict())
 
     def _saved(self) -> list[Path]:

@@ -25,7 +25,7 @@ def data():
 def test_it_learns_and_its_history_says_so(data):
     train, test = data
     model = make_model(dropout=0.0)
-    history = mv.train.fit(model, train, test, epochs=6, lr=1e-2, batch_size=16, shift=False, validation=0.1, **QUIET)
+    history = mv.train.fit(model, train, test, epochs=6, lr=1e-2, batch_size=16, shift=0, validation=0.1, **QUIET)
     assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5, 6]
     assert history[-1]["train_loss"] < history[0]["train_loss"] / 1.5
     assert history[-1]["test_accuracy"] > 0.5

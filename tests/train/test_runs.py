@@ -400,3 +400,13 @@ def test_a_module_of_ones_own(data, tmp_path):
     mv.train.fit(model, data[0], epochs=1, run_dir=tmp_path, progress=False)
     arrays, _ = read_arrays(tmp_path / "model.safetensors")
     np.testing.assert_array_equal(arrays["head.weight"], model.state_dict()["head.weight"])
+
+
+def test_a_vit_with_a_head_of_its_own_is_kept_and_the_user_is_told(data, tmp_path):
+    train, test = data
+    model = make_model()
+    model.head = mv.nn.Linear(model.config.embed_dim, model.config.num_classes, bias=False)
+    with pytest.warns(UserWarning, match=r"model.safetensors has the arrays alone: .*head.bias.*reset_classifier"):
+        mv.train.fit(model, train, test, run_dir=tmp_path / "run", **OPTIONS)
+    arrays, _ = read_arrays(tmp_path / "run" / "model.safetensors")
+    np.testing.assert_array_equal(arrays["head.weight"], model.head.weight.numpy())

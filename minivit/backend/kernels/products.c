@@ -173,7 +173,7 @@ ONE_COPY transpose(size rows, size n, const float *x, size stride, float factor,
 #define DEPTH 400             // of the sums, at most, between two additions to C: A's block and a panel of B are then in the second cache
 #define FAR (WIDTH == 16 ? 300 : 50)  // numbers between two columns of a transpose, from which on copying it pays
 #define ACROSS (WIDTH == 16 ? 384 : 3072)  // columns of B's block; A is copied once for each
-#define LONG (WIDTH == 8 ? 128 : 1LL << 62)  // a row of C, from which on copying A's rows pays
+#define LONG (WIDTH == 8 ? 128 : 1LL << 62)  // a row of C, from which on copying A's rows pays; copy_rows has no room for wider vectors
 #define DOWN 96               // rows of A's block, often in as many pages: the places of so many are kept at hand (TLB)
 #define FEW (WIDTH == 8 ? 16 : 32)  // rows: with fewer, copying B takes longer than what it gains
 
